@@ -1,0 +1,291 @@
+"""Callbacks: names, what they listen to, and the few of our own.
+
+skorch's callbacks run inside a fit. scikit-learn's (``sklearn.callback``, 1.9 and
+later) watch it from outside; :class:`SklearnBridge` is the one place where they meet.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    Checkpoint,
+    EpochScoring,
+    LRScheduler,
+    MlflowLogger,
+    NeptuneLogger,
+    SacredLogger,
+    TensorBoard,
+    TrainEndCheckpoint,
+)
+from tqdm import tqdm
+
+try:
+    from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
+except ImportError:  # scikit-learn < 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's; nothing can be set."""
+
+
+Named = list[tuple[str, Any]]
+
+
+def named_callbacks(callbacks: Any) -> Named:
+    """Give every callback its name, as skorch does.
+
+    The name is the user's, or the class's with a number where it occurs repeatedly.
+    What is not a list, ``fit`` will refuse; here it has no callbacks.
+    """
+    items = [
+        item
+        if isinstance(item, tuple) and len(item) == 2
+        else ((item if isinstance(item, type) else type(item)).__name__, item)
+        for item in (callbacks if isinstance(callbacks, list) else [])
+    ]
+    count = Counter(name for name, _ in items)
+    seen: Counter[str] = Counter()
+    named = []
+    for name, callback in items:
+        seen[name] += 1
+        unique = f"{name}_{seen[name]}" if count[name] > 1 else name
+        named.append((unique, callback))
+    return named
+
+
+def replace_callback(callbacks: list[Any], name: str, new: Any) -> list[Any]:
+    """Return the list with one callback replaced, all with their names; None mutes."""
+    return [
+        (own, new if own == name else callback)
+        for own, callback in named_callbacks(callbacks)
+    ]
+
+
+def check_callbacks(callbacks: list[Any] | None) -> None:
+    """Raise ValueError for an entry that skorch would stumble over later."""
+    for name, callback in named_callbacks(callbacks):
+        kind = callback if isinstance(callback, type) else type(callback)
+        if callback is not None and not hasattr(kind, "on_epoch_end"):
+            raise ValueError(
+                f"callbacks has {callback!r} under the name {name!r}, which is no "
+                "skorch callback: pass instances of skorch.callbacks.Callback or "
+                "(name, callback) pairs. scikit-learn's callbacks go to set_callbacks."
+            )
+
+
+# Which callbacks listen to the batches of the training rows: all that override one of
+# these methods, but for those below, whose override listens only under a condition.
+BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+CONDITIONS: dict[Any, Callable[[Any], bool]] = {
+    BatchScoring.on_batch_end: lambda callback: callback.on_train,
+    EpochScoring.on_batch_end: lambda callback: (
+        callback.on_train and callback.use_caching
+    ),
+    LRScheduler.on_batch_end: lambda callback: callback.step_every == "batch",
+    TensorBoard.on_batch_end: lambda callback: False,  # only clears a flag
+    MlflowLogger.on_batch_end: lambda callback: callback.log_on_batch_end,
+    NeptuneLogger.on_batch_end: lambda callback: callback.log_on_batch_end,
+    SacredLogger.on_batch_end: lambda callback: callback.log_on_batch_end,
+}
+
+
+def _overrides(callback: Any) -> Iterator[Any]:
+    for event in BATCH_EVENTS:
+        method = getattr(type(callback), event, None)
+        if method is not None and method is not getattr(Callback, event):
+            yield method
+
+
+def hears_batches(callback: Any) -> bool:
+    """Whether a callback listens to batches at all."""
+    return any(True for _ in _overrides(callback))
+
+
+def hears_training(callback: Any) -> bool:
+    """Whether a callback listens to the batches of the training rows."""
+    return any(
+        CONDITIONS.get(method, lambda callback: True)(callback)
+        for method in _overrides(callback)
+    )
+
+
+class StopEarly(Callback):
+    """The parameter ``early_stopping``: stop on the validation loss, keep the best.
+
+    Stops when ``patience`` epochs in a row did not lower the least validation loss by
+    more than ``tol``; then restores the coefficients of the epoch with the least one.
+    """
+
+    def __init__(self, patience: int, tol: float) -> None:
+        self.patience = patience
+        self.tol = tol
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
+        self.best_loss_ = float("inf")
+        self.target_ = float("inf")  # a loss below it is an improvement
+        self.misses_ = 0
+        self.best_values_: torch.Tensor | None = None
+
+    def on_epoch_end(self, net: Any, **kw: Any) -> None:
+        loss = net.history[-1]["valid_loss"]
+        if loss < self.best_loss_:
+            self.best_loss_ = loss
+            self.best_values_ = net.coef.values.clone()
+        if loss < self.target_:
+            self.target_ = loss - self.tol
+            self.misses_ = 0
+            return
+        self.misses_ += 1
+        if self.misses_ >= self.patience:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
+        if self.best_values_ is not None:
+            net.coef.values.copy_(self.best_values_)
+
+
+class EpochBar(Callback):
+    """The parameter ``verbose=1``: one progress bar over epochs, with the loss."""
+
+    def __init__(self) -> None:
+        self.bar_: Any = None
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
+        self.bar_ = tqdm(total=net.max_epochs, unit="epoch")
+
+    def on_epoch_end(self, net: Any, **kw: Any) -> None:
+        row = net.history[-1]
+        losses = {k: f"{row[k]:.4f}" for k in ("train_loss", "valid_loss") if k in row}
+        self.bar_.set_postfix(losses, refresh=False)
+        self.bar_.update()
+
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the line of the bar, also if the training did not end well."""
+        if self.bar_ is not None:
+            self.bar_.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "bar_": None}
+
+
+class SklearnBridge(Callback):
+    """Tell scikit-learn's callbacks of each epoch.
+
+    Parameters
+    ----------
+    context : sklearn.callback.CallbackContext
+        Of the fit.
+    report : dict
+        Arguments of the context's hooks: estimator, X, y, metadata.
+    """
+
+    def __init__(self, context: Any, report: dict[str, Any]) -> None:
+        self.context = context
+        self.report = report
+
+    def on_epoch_begin(self, net: Any, **kw: Any) -> None:
+        self.epoch_ = self.context.subcontext(task_name="epoch")
+        self.epoch_.call_on_fit_task_begin(
+            **self.report, reconstruction_attributes=net.fitted_attributes
+        )
+
+    def on_epoch_end(self, net: Any, **kw: Any) -> None:
+        stop = self.epoch_.call_on_fit_task_end(
+            **self.report, reconstruction_attributes=net.fitted_attributes
+        )
+        if stop:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def sklearn_callbacks(
+    estimator: Any, report: dict[str, Any], n_epochs: int
+) -> Iterator[list[Callback]]:
+    """Open the context of a fit for scikit-learn's callbacks, if it knows any.
+
+    Yields the skorch callbacks that tell them of the epochs.
+    """
+    if not hasattr(estimator, "_init_callback_context"):
+        yield []
+        return
+    report = {"estimator": estimator, **report}
+    context = estimator._init_callback_context(max_subtasks=n_epochs)
+    context.call_on_fit_task_begin(**report)
+    watched = bool(getattr(estimator, "_skl_callbacks", None))
+    yield [SklearnBridge(context, report)] if watched else []
+    context.call_on_fit_task_end(**report, reconstruction_attributes={})
+
+
+@contextmanager
+def guarded_checkpoints(callbacks: Iterable[Any]) -> Iterator[None]:
+    """Let fits that run at the same time keep their checkpoints apart.
+
+    For the time of a fit a Checkpoint writes to a folder of its own inside its folder;
+    when the fit ends, however it ends, its files move to where the user wants them,
+    each in one step. A file that could not be written is a warning, where skorch is
+    silent.
+    """
+    with ExitStack() as stack:
+        for callback in callbacks:
+            checkpoint = getattr(callback, "checkpoint_", callback)
+            if isinstance(callback, Checkpoint | TrainEndCheckpoint):
+                stack.enter_context(_loud_failures(checkpoint))
+            if isinstance(callback, Checkpoint) and _writes_plain_files(callback):
+                stack.enter_context(_private_folder(callback))
+        yield
+
+
+def _writes_plain_files(checkpoint: Checkpoint) -> bool:
+    targets = [f for f in checkpoint._f_kwargs().values() if f is not None]
+    return all(isinstance(f, str) and not os.path.dirname(f) for f in targets)
+
+
+@contextmanager
+def _private_folder(checkpoint: Checkpoint) -> Iterator[None]:
+    folder = checkpoint.dirname
+    private = os.path.join(folder, f".fit-{uuid.uuid4().hex}")
+    os.makedirs(private)
+    checkpoint.dirname = private
+    try:
+        yield
+    finally:
+        checkpoint.dirname = folder
+        for name in os.listdir(private):
+            os.replace(os.path.join(private, name), os.path.join(folder, name))
+        os.rmdir(private)
+
+
+@dataclass
+class _LoudSink:
+    """Pass messages on, and warn of the one that tells of a failure."""
+
+    sink: Callable[[str], None]
+
+    def __call__(self, text: str) -> None:
+        if text.startswith("Unable to save"):
+            warnings.warn(text, UserWarning, stacklevel=2)
+        self.sink(text)
+
+
+@contextmanager
+def _loud_failures(checkpoint: Checkpoint) -> Iterator[None]:
+    sink = checkpoint.sink
+    if sink is not print:  # skorch compares it with print to decide about verbosity
+        checkpoint.sink = _LoudSink(sink)
+    try:
+        yield
+    finally:
+        checkpoint.sink = sink

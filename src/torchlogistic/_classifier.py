@@ -1,0 +1,671 @@
+"""TorchLogisticClassifier: validate, objective, solve, write attributes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from ._callbacks import (
+    CallbackSupportMixin,
+    named_callbacks,
+    replace_callback,
+    sklearn_callbacks,
+)
+from ._net import linear_module
+from ._solvers import SOLVERS
+from ._training import Task, train, undisturbed
+from ._validation import (
+    check_device,
+    check_dtype,
+    check_features,
+    check_given_classes,
+    check_known_labels,
+    check_seed,
+    check_training_rows,
+    check_validation_rows,
+    drop_weightless,
+    find_classes,
+    hold_out,
+)
+
+PREDICTION_ROWS = 8192  # rows of a float32 X converted at a time
+
+
+class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+    """Logistic regression trained in torch, on CPU or GPU.
+
+    A linear model whose mean binary cross-entropy (one logit; three or more classes:
+    one logit each and the softmax cross-entropy), plus a penalty, is minimised in
+    mini-batches. The conventions, and the treatment of weights, stand in the user
+    guide under "The mathematics".
+
+    Parameters
+    ----------
+    lr : float, default=0.1
+        Step size of the gradient optimizers.
+
+    epochs : int, default=100
+        Passes over the data; iterations of "lbfgs" and "newton". 0 leaves the initial
+        coefficients.
+
+    batch_size : int, None or "auto", default="auto"
+        Rows of a mini-batch. None: all rows. "auto": the largest power of two that is
+        at most n_samples / 500, but at least 16, at most 8192 and at most n_samples.
+
+    optimizer : str or class, default="sgd"
+        "sgd", "adam", "adamw", "rmsprop" and "adagrad" train in mini-batches, and so
+        does a subclass of ``torch.optim.Optimizer``. "lbfgs" and "newton" (Cholesky)
+        use all rows at once, start from zero and stop at ``tol``.
+
+    momentum : float, default=0.0
+        Of ``optimizer="sgd"``; the others ignore it.
+
+    optimizer_params : dict, default=None
+        Further arguments of the torch optimizer, e.g. ``{"nesterov": True}`` or
+        ``{"betas": (0.9, 0.99)}``.
+
+    alpha : float, default=0.0
+        Strength of the penalty. ``C`` of scikit-learn's ``LogisticRegression`` is
+        ``1 / (alpha * sum of weights)``. The intercept is never penalised.
+
+    l1_ratio : float, default=0.0
+        Share of the L1 norm in the penalty, between 0 and 1. Zeros are exact.
+
+    fit_intercept : bool, default=True
+        Whether to fit an intercept.
+
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, with scikit-learn's meaning; "balanced" is
+        ``n_samples / (n_classes * np.bincount(y))``.
+
+    pos_weight : float or "balanced", default=None
+        Weight of the positive class, with torch's meaning: it is not rescaled, so it
+        changes the scale of the loss. "balanced" is ``n_negative / n_positive``. For
+        two classes, and not together with ``class_weight``.
+
+    early_stopping : bool, default=False
+        Stop after ``n_iter_no_change`` epochs in which the validation loss did not
+        improve by ``tol``, and keep the coefficients of the best epoch.
+
+    validation_fraction : float, default=0.1
+        Stratified share of the rows that is held out when ``early_stopping=True`` and
+        ``fit`` got no ``X_val``.
+
+    n_iter_no_change : int, default=5
+        Epochs without improvement before early stopping.
+
+    tol : float, default=1e-4
+        Early stopping: the least improvement of the validation loss that counts.
+        "lbfgs" and "newton": the max-norm of the gradient at which they stop.
+
+    shuffle : bool, default=True
+        Draw a new order of the rows each epoch.
+
+    warm_start : bool, default=False
+        Let ``fit`` continue from the fitted coefficients, optimizer state and random
+        stream: 30 epochs and then 70 more are 100, to the bit. "lbfgs" and "newton"
+        continue from the coefficients.
+
+    callbacks : list, default=None
+        skorch callbacks or (name, callback) pairs. ``callbacks__name__param`` works in
+        ``set_params`` and in a grid search.
+
+    random_state : int, RandomState instance or None, default=None
+        Decides the initial coefficients and the order of the rows. An int gives what a
+        plain PyTorch program gives after ``torch.manual_seed``; see
+        :doc:`/mathematics`. Global generators are neither read nor moved, but for None,
+        which draws a seed from NumPy's.
+
+    device : str or torch.device, default="auto"
+        "auto" takes CUDA, XPU or MPS if present, else the CPU. A device that is named
+        and absent is an error.
+
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision of the training. "auto": float32 data stay float32, all others train
+        in float64 (on MPS in float32). Predictions are computed in float64 always.
+
+    verbose : {0, 1, 2}, default=0
+        0 is silent, 1 shows a progress bar over epochs, 2 prints skorch's table.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients, one row for two classes, in the precision of the training.
+
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Intercept, zero without one.
+
+    classes_ : ndarray of shape (n_classes,)
+        Sorted labels. With two, the second is the positive class.
+
+    n_features_in_ : int
+        Number of features seen by ``fit``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+
+    n_iter_ : int
+        Epochs run, over all fits of a warm start and calls of ``partial_fit``.
+
+    loss_curve_ : list of float
+        Mean training loss of each epoch, without the penalty.
+
+    validation_loss_curve_ : list of float
+        Mean validation loss after each epoch. Only with validation rows.
+
+    history_ : list of dict
+        What was recorded of each epoch, by the callbacks too.
+
+    device_ : str
+        The device of the training.
+
+    batch_size_ : int
+        The batch size of the training.
+
+    See Also
+    --------
+    sklearn.linear_model.LogisticRegression : Full-batch solvers; the better choice
+        for small data and when only the optimum counts.
+    sklearn.linear_model.SGDClassifier : Stochastic gradient descent row by row.
+
+    References
+    ----------
+    D. V. Godoy, "Deep Learning with PyTorch Step-by-Step", chapter 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = make_moons(n_samples=100, noise=0.3, random_state=0)
+    >>> clf = TorchLogisticClassifier(batch_size=16, random_state=42, device="cpu")
+    >>> model = make_pipeline(StandardScaler(), clf).fit(X, y)
+    >>> model.score(X, y)
+    0.85
+    >>> model.predict_proba(X[:2]).round(3)
+    array([[0.968, 0.032],
+           [0.038, 0.962]])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+            None,
+        ],
+        "optimizer": [str, type],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "optimizer_params": [dict, None],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "fit_intercept": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "pos_weight": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"balanced"}),
+            None,
+        ],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "shuffle": ["boolean"],
+        "warm_start": ["boolean"],
+        "callbacks": [list, None],
+        "random_state": ["random_state"],
+        "device": [str, torch.device],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "verbose": [Interval(Integral, 0, 2, closed="both")],
+    }
+
+    def __init__(
+        self,
+        *,
+        lr: float = 0.1,
+        epochs: int = 100,
+        batch_size: int | str | None = "auto",
+        optimizer: str | type[torch.optim.Optimizer] = "sgd",
+        momentum: float = 0.0,
+        optimizer_params: dict[str, Any] | None = None,
+        alpha: float = 0.0,
+        l1_ratio: float = 0.0,
+        fit_intercept: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        pos_weight: float | str | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+        shuffle: bool = True,
+        warm_start: bool = False,
+        callbacks: list[Any] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.lr = lr
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.momentum = momentum
+        self.optimizer_params = optimizer_params
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.pos_weight = pos_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    # Training
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Train on rows and labels.
+
+        A fit that fails or is interrupted leaves the estimator as it was.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of two or more classes, of any sortable type.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative. A weight of 2 equals a row given twice;
+            the scale of all weights does not matter.
+        X_val : array-like of shape (n_validation, n_features), default=None
+            Rows on which the loss is evaluated after each epoch. In a ``Pipeline``,
+            ``transform_input=["X_val"]`` transforms them as X. Inside a search, pass
+            ``(X_val,)`` and ``(y_val,)``: scikit-learn cuts metadata that happen to
+            have as many rows as X into folds, and leaves tuples alone.
+        y_val : array-like of shape (n_validation,), default=None
+        sample_weight_val : array-like of shape (n_validation,), default=None
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+
+        Raises
+        ------
+        ValueError
+            For input that cannot be learned from, a device that is not there, or a
+            training that diverged. The message says what would work.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If "lbfgs" or "newton" ended before they reached ``tol``.
+        """
+        with self._unchanged_on_failure(), undisturbed():
+            return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
+
+    def _takes_rows_in_parts(self) -> bool:
+        """Whether ``partial_fit`` makes sense; scikit-learn hides it otherwise."""
+        solver = (
+            SOLVERS.get(self.optimizer) if isinstance(self.optimizer, str) else None
+        )
+        if solver is not None and solver.full_batch is not None:
+            raise AttributeError(
+                f"optimizer={self.optimizer!r} needs all rows at once and has no "
+                "partial_fit: use a mini-batch optimizer, e.g. optimizer='sgd'"
+            )
+        return True
+
+    @available_if(_takes_rows_in_parts)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
+        """Train for one pass over some rows, from where the last call ended.
+
+        ``early_stopping`` has no part in it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever occur. Needed on the first call, optional later.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Scaled to mean one within the call.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+
+        Raises
+        ------
+        ValueError
+            As ``fit``, and for "balanced" weights, which need all rows.
+        """
+        with self._unchanged_on_failure(), undisturbed():
+            return self._partial_fit(X, y, classes, sample_weight)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        sample_weight_val: Any,
+    ) -> Self:
+        device = check_device(self.device)
+        dtype = check_dtype(self.dtype, device)
+        rows = check_training_rows(self, X, y, sample_weight, dtype)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        report = {"X": X, "y": y, "metadata": metadata}
+        rows = drop_weightless(rows)
+        classes = find_classes(rows.y)
+        continued = self.warm_start and hasattr(self, "coef_")
+        if continued:
+            self._check_same_problem(classes, rows.X.shape[1])
+        seed = self._run["seed"] if continued else check_seed(self.random_state)
+        held = check_validation_rows(
+            self, X_val, y_val, sample_weight_val, classes, rows.X.dtype
+        )
+        if held is None and self.early_stopping:
+            rows, held = hold_out(rows, self.validation_fraction, seed)
+
+        task = Task(
+            rows=rows,
+            held=held,
+            classes=classes,
+            device=device,
+            seed=seed,
+            continued=continued,
+            epochs=self.epochs,
+        )
+        with sklearn_callbacks(self, report, self.epochs) as task.watchers:
+            return self._learn(task)
+
+    def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
+        continued = hasattr(self, "coef_")
+        if "balanced" in (self.class_weight, self.pos_weight):
+            raise ValueError(
+                "'balanced' weights need all rows and partial_fit sees some: compute "
+                "the weights with sklearn.utils.class_weight.compute_class_weight and "
+                "pass them as class_weight, or the ratio as pos_weight"
+            )
+        device = check_device(self.device)
+        dtype = check_dtype(self.dtype, device)
+        rows = check_training_rows(
+            self, X, y, sample_weight, dtype, reset=not continued
+        )
+        rows = drop_weightless(rows)
+        if not continued:
+            known = check_given_classes(classes, rows.y)
+        else:
+            known = self.classes_
+            if classes is not None and not np.array_equal(known, np.unique(classes)):
+                raise ValueError(
+                    f"classes={np.unique(classes).tolist()} is not the same as on the "
+                    f"last call to partial_fit or fit: {known.tolist()}"
+                )
+            check_known_labels(rows.y, known)
+        seed = self._run["seed"] if continued else check_seed(self.random_state)
+        return self._learn(
+            Task(
+                rows=rows,
+                held=None,
+                classes=known,
+                device=device,
+                seed=seed,
+                continued=continued,
+                epochs=1,
+            )
+        )
+
+    def _learn(self, task: Task) -> Self:
+        """Train and write the attributes."""
+        net = train(self, task)
+        self.__dict__.pop("validation_loss_curve_", None)
+        self.__dict__.update(net.fitted_attributes())
+        return self
+
+    def _check_same_problem(self, classes: np.ndarray, n_features: int) -> None:
+        """Raise ValueError if a warm start would change what is predicted from what."""
+        if not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                "warm_start=True continues only with the same classes: y has "
+                f"{classes.tolist()}, the fitted estimator {self.classes_.tolist()}"
+            )
+        if n_features != self.coef_.shape[1]:
+            raise ValueError(
+                "warm_start=True continues only with the same features: X has "
+                f"{n_features}, the fitted estimator {self.coef_.shape[1]}"
+            )
+
+    @contextmanager
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """Keep the fitted state of before if the block does not end well."""
+
+        def is_fitted_state(name: str) -> bool:
+            return name == "_run" or (name.endswith("_") and not name.startswith("_"))
+
+        before = {k: v for k, v in vars(self).items() if is_fitted_state(k)}
+        try:
+            yield
+        except BaseException:
+            for name in [k for k in vars(self) if is_fitted_state(k)]:
+                delattr(self, name)
+            self.__dict__.update(before)
+            raise
+
+    # Prediction: in NumPy and float64, from coef_ and intercept_
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        z : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            The log odds of the positive class; with three or more classes one logit
+            each.
+        """
+        check_is_fitted(self)
+        X = check_features(self, X, [np.float64, np.float32], reset=False)
+        coef = np.asarray(self.coef_, dtype=np.float64).T
+        z = np.empty((len(X), coef.shape[1]))
+        # A float32 X becomes float64 a piece at a time, not as a second X.
+        step = len(X) if X.dtype == np.float64 else PREDICTION_ROWS
+        for start in range(0, len(X), step):
+            piece = slice(start, start + step)
+            np.dot(X[piece].astype(np.float64, copy=False), coef, out=z[piece])
+        z += np.asarray(self.intercept_, dtype=np.float64)
+        return z[:, 0] if len(self.classes_) == 2 else z
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the labels of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            ``classes_[decision_function(X) > 0]``, or the class of the greatest logit.
+        """
+        z = self.decision_function(X)
+        index = (z > 0).astype(np.intp) if z.ndim == 1 else z.argmax(axis=1)
+        return self.classes_[index]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes)
+            In the order of ``classes_``.
+        """
+        z = self.decision_function(X)
+        if z.ndim == 2:
+            return softmax(z, axis=1)
+        return np.column_stack([expit(-z), expit(z)])
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithms of the probabilities; finite for any finite logit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_p : ndarray of shape (n_samples, n_classes)
+            In the order of ``classes_``.
+        """
+        z = self.decision_function(X)
+        if z.ndim == 2:
+            return log_softmax(z, axis=1)
+        return np.column_stack([log_expit(-z), log_expit(z)])
+
+    # Other forms of the fitted model
+
+    @property
+    def module_(self) -> nn.Sequential:
+        """The fitted model as a new ``nn.Sequential(linear=nn.Linear)`` on the CPU."""
+        check_is_fitted(self)
+        parts = [self.coef_, self.intercept_] if self.fit_intercept else [self.coef_]
+        return linear_module(*(torch.from_numpy(part.copy()) for part in parts))
+
+    def to_sklearn(self) -> LogisticRegression:
+        """Return a fitted ``LogisticRegression`` that predicts the same.
+
+        For tools that know scikit-learn's classes only: ONNX and PMML converters,
+        skops, explainers. Its ``C`` is that of this model's penalty.
+
+        Returns
+        -------
+        model : sklearn.linear_model.LogisticRegression
+        """
+        check_is_fitted(self)
+        alpha = self.alpha * self._run["weight_sum"]
+        model = LogisticRegression(
+            C=1 / alpha if alpha else np.inf,
+            fit_intercept=self.fit_intercept,
+            class_weight=self.class_weight,
+        )
+        model.coef_ = np.asarray(self.coef_, dtype=np.float64)
+        model.intercept_ = np.asarray(self.intercept_, dtype=np.float64)
+        model.classes_ = self.classes_.copy()
+        model.n_iter_ = np.array([self.n_iter_], dtype=np.int32)
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        return model
+
+    # Parameters of callbacks
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters of the estimator and, with ``deep``, of its callbacks.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+
+        Returns
+        -------
+        params : dict
+            Those of a callback are named ``callbacks__name`` and
+            ``callbacks__name__param``.
+        """
+        params = super().get_params(deep=deep)
+        if deep:
+            for name, callback in named_callbacks(self.callbacks):
+                params[f"callbacks__{name}"] = callback
+                if hasattr(callback, "get_params") and not isinstance(callback, type):
+                    for key, value in callback.get_params().items():
+                        params[f"callbacks__{name}__{key}"] = value
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the estimator and its callbacks.
+
+        Parameters
+        ----------
+        **params : dict
+            As named by :meth:`get_params`. A callback may be replaced:
+            ``callbacks__name=other``.
+
+        Returns
+        -------
+        self : TorchLogisticClassifier
+
+        Raises
+        ------
+        ValueError
+            For a name that is none of a parameter.
+        """
+        of_callbacks = {k: v for k, v in params.items() if k.startswith("callbacks__")}
+        super().set_params(**{k: params[k] for k in params if k not in of_callbacks})
+        for key, value in of_callbacks.items():
+            name, _, parameter = key.removeprefix("callbacks__").partition("__")
+            callbacks = dict(named_callbacks(self.callbacks))
+            if name not in callbacks:
+                raise ValueError(
+                    f"Invalid parameter {key!r}: there is no callback {name!r}. "
+                    f"Callbacks are {list(callbacks)}."
+                )
+            if not parameter:
+                self.callbacks = replace_callback(self.callbacks or [], name, value)
+            elif hasattr(callbacks[name], "get_params"):
+                callbacks[name].set_params(**{parameter: value})
+            else:
+                raise ValueError(
+                    f"Invalid parameter {key!r}: the callback {name!r} is "
+                    f"{callbacks[name]!r}, which has no parameters."
+                )
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        # clone() would copy callbacks one by one; one that refers to another, as
+        # LoadInitState does, must refer to the other's copy.
+        bare = copy.copy(self)
+        bare.callbacks = None
+        clone = super(TorchLogisticClassifier, bare).__sklearn_clone__()
+        clone.callbacks = copy.deepcopy(self.callbacks)
+        return clone

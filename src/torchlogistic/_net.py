@@ -1,0 +1,507 @@
+"""LogisticNet, the skorch net inside the estimator, and what connects callbacks to it.
+
+skorch drives the epochs; what runs inside one is ours. See ``LogisticNet``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from sklearn.base import ClassifierMixin
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.history import History
+from skorch.utils import to_numpy
+from torch import Tensor, nn
+
+from ._callbacks import guarded_checkpoints, hears_batches, hears_training
+from ._fullbatch import FullBatch
+from ._minibatch import MiniBatch, make_optimizer
+from ._objective import Coefficients, Objective
+from ._rows import Batches, Block, RandomStream, Rows, view_block
+
+# A finished run whose loss is so many times that of a model that ignores X diverged.
+DIVERGED = 1e4
+
+
+class StopTraining(KeyboardInterrupt):
+    """A callback asked to stop at the end of an epoch.
+
+    skorch's callbacks ask by raising KeyboardInterrupt; the subclass tells them from a
+    user at the keyboard.
+    """
+
+
+class QuickHistory(History):
+    """skorch's history; taking one row out of it does not copy all of them."""
+
+    def __getitem__(self, i: Any) -> Any:
+        return list.__getitem__(self, i) if type(i) is int else super().__getitem__(i)
+
+
+def is_binary(coef: Coefficients) -> bool:
+    return coef.values.dim() == 1
+
+
+def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Sequential:
+    """An ``nn.Sequential(linear=nn.Linear)`` around tensors, which are not copied.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_outputs, n_features)
+    bias : Tensor of shape (n_outputs,), optional
+    """
+    # nn.Linear's constructor would draw from the global generator.
+    linear = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(linear)
+    linear.out_features, linear.in_features = weight.shape
+    linear.weight = nn.Parameter(weight)
+    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+    linear.register_state_dict_post_hook(_make_contiguous)  # type: ignore[no-untyped-call]
+    return nn.Sequential(OrderedDict(linear=linear))
+
+
+def _make_contiguous(
+    module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any
+) -> None:
+    """Unshare saved tensors: safetensors takes no views."""
+    for name, tensor in state.items():
+        if name.startswith(prefix):
+            state[name] = tensor.contiguous()
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _to_arrays(state: Any) -> Any:
+    """Turn the tensors in an optimizer's state into arrays."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu().clone().numpy()
+    if isinstance(state, dict):
+        return {key: _to_arrays(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_to_arrays(value) for value in state)
+    return state
+
+
+def _to_tensors(state: Any, parameter: Tensor) -> Any:
+    """Turn them back; but for counters, they live where the parameter does."""
+    if isinstance(state, np.ndarray):
+        tensor = torch.from_numpy(state.copy())
+        return tensor.to(parameter) if tensor.dim() else tensor
+    if isinstance(state, dict):
+        return {key: _to_tensors(value, parameter) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_to_tensors(value, parameter) for value in state)
+    return state
+
+
+class RowsDataset(skorch.dataset.Dataset):
+    """What callbacks see of the rows: X and the labels 0 to n_classes - 1."""
+
+    def __init__(self, rows: Rows, objective: Objective) -> None:
+        self.rows = rows
+        self.objective = objective
+
+    @property
+    def X(self) -> Tensor:
+        return self.rows.X
+
+    @property
+    def y(self) -> Tensor:
+        return self.objective.loss.labels(self.rows.y)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> tuple[Tensor, Tensor]:
+        return self.X[i], self.y[i]
+
+
+class LogisticNet(ClassifierMixin, skorch.NeuralNet):
+    """A linear module whose epochs are closed-form.
+
+    Inherits from skorch what surrounds an epoch: the fit loop, the history, callbacks
+    and their initialization, ``get_params`` and ``set_params``, saving and loading of
+    parameters, optimizer and history. Replaces what happens inside:
+
+    * ``run_single_epoch`` trains with a solver, or evaluates all validation rows as one
+      batch. Events of training batches are sent only if some callback listens to them,
+      with the same arithmetic, so that both ways end at the same bits.
+    * ``initialize_module`` and ``initialize_optimizer`` share memory with the solver:
+      what a callback changes in ``module_`` or loads into ``optimizer_`` counts.
+
+    Parameters
+    ----------
+    coef : Coefficients
+        Trained in place. ``module_`` is an ``nn.Sequential(linear=nn.Linear)`` whose
+        parameters are views of it.
+    objective : Objective
+    stream : RandomStream
+    train_rows, valid_rows : Rows
+        ``valid_rows`` may be None.
+    classes : ndarray of shape (n_classes,)
+        The user's labels.
+    weight_sum : float
+        Sum of the training rows' weights as the user gave them.
+    shuffle : bool
+    full_batch : type, optional
+        A full-batch solver in place of mini-batches; an epoch is one iteration.
+    tol : float
+        Its tolerance.
+    **kwargs
+        Of :class:`skorch.NeuralNet`; ``batch_size`` is a number.
+    """
+
+    def __init__(
+        self,
+        *,
+        coef: Coefficients,
+        objective: Objective,
+        stream: RandomStream,
+        train_rows: Rows,
+        valid_rows: Rows | None,
+        classes: np.ndarray,
+        weight_sum: float,
+        shuffle: bool,
+        full_batch: type[FullBatch] | None,
+        tol: float,
+        **kwargs: Any,
+    ) -> None:
+        history = QuickHistory()
+        criterion = nn.BCEWithLogitsLoss if is_binary(coef) else nn.CrossEntropyLoss
+        super().__init__(
+            module=linear_module(*coef.as_linear(coef.values)),
+            criterion=criterion,
+            train_split=None,
+            history=history,
+            **kwargs,
+        )
+        self.coef = coef
+        self.objective = objective
+        self.stream = stream
+        self.train_rows = train_rows
+        self.valid_rows = valid_rows
+        self.classes = classes
+        self.weight_sum = weight_sum
+        self.shuffle = shuffle
+        self.full_batch = full_batch
+        self.tol = tol
+        self.asked_to_stop = False  # by a callback
+        self._least: dict[str, float] = {}  # least loss so far, by prefix
+
+    # Construction
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        callbacks: list[tuple[str, Callback]] = [("epoch_timer", EpochTimer())]
+        if self.verbose:
+            callbacks.append(("print_log", PrintLog()))
+        return callbacks
+
+    def initialize_optimizer(self, triggered_directly: None = None) -> LogisticNet:
+        self.optimizer_ = make_optimizer(
+            self.optimizer,
+            list(self.module_.parameters()),
+            **self._optimizer_arguments(),
+        )
+        return self
+
+    def get_split_datasets(
+        self, X: Any, y: Any = None, **fit_params: Any
+    ) -> tuple[RowsDataset, RowsDataset | None]:
+        valid = self.valid_rows
+        return (
+            RowsDataset(self.train_rows, self.objective),
+            None if valid is None else RowsDataset(valid, self.objective),
+        )
+
+    def get_iterator(self, dataset: RowsDataset, training: bool = False) -> Any:
+        """Return the solver of the training rows, the block of the validation rows."""
+        if not training:
+            return view_block(dataset.rows)
+        self.solver_ = self._make_solver(dataset.rows)
+        return self.solver_
+
+    def _make_solver(self, rows: Rows) -> MiniBatch | FullBatch:
+        if self.full_batch is not None:
+            block = view_block(rows)
+            return self.full_batch(self.objective, block, self.coef, tol=self.tol)
+        batches = Batches(
+            rows,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            stream=self.stream,
+            fit_intercept=self.coef.fit_intercept,
+            validation=self.valid_rows is not None,
+        )
+        return MiniBatch(self.objective, batches, self.coef, self.optimizer_)
+
+    # The run
+
+    def train(
+        self, earlier: dict[str, Any] | None, history: list[dict[str, Any]]
+    ) -> None:
+        """Run the epochs.
+
+        Parameters
+        ----------
+        earlier : dict or None
+            The attribute ``_run`` of the fit that this one continues.
+        history : list of dict
+            History of that run.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            From the keyboard; skorch itself would swallow it.
+        ValueError
+            If the run diverged.
+        """
+        if earlier is not None:
+            self._restore_optimizer(earlier)
+        for row in history:
+            self.history_.append({"batches": [], **row})
+            for prefix in ("train", "valid"):
+                loss = row.get(f"{prefix}_loss", np.inf)
+                self._least[prefix] = min(loss, self._least.get(prefix, np.inf))
+        callbacks = [callback for _, callback in self.callbacks_]
+        self._hears_batches = any(map(hears_batches, callbacks))
+        self._hears_training = any(map(hears_training, callbacks))
+        X = self.train_rows.X
+        y = self.objective.loss.labels(self.train_rows.y)
+        self.notify("on_train_begin", X=X, y=y)
+        with guarded_checkpoints(callbacks):
+            with suppress(StopTraining):
+                self.fit_loop(X, y)
+            self._check_end()
+            self.notify("on_train_end", X=X, y=y)
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of all callbacks.
+
+        One that asks to stop at the end of an epoch does not keep the others from
+        seeing that end.
+        """
+        if method_name != "on_epoch_end":
+            super().notify(method_name, **cb_kwargs)
+            return
+        asked = False
+        self.on_epoch_end(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                callback.on_epoch_end(self, **cb_kwargs)
+            except KeyboardInterrupt:
+                asked = True
+        self.asked_to_stop = asked
+        if asked or self.solver_.done:
+            raise StopTraining
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Any,
+        **fit_params: Any,
+    ) -> None:
+        """Train or evaluate for one epoch, and record its loss.
+
+        The device is waited for once, to read the loss.
+        """
+        if iterator is None:
+            return
+        if not training:
+            self._evaluate(iterator, prefix)
+            return
+        # Schedulers watch calls of the optimizer's step to warn of a wrong order, and
+        # our rules do not call it.
+        self.optimizer_._opt_called = True  # type: ignore[attr-defined]
+        self.coef.frozen = [not p.requires_grad for p in self.module_.parameters()]
+        if self._hears_training:
+            self._train_heard(iterator, prefix)
+        else:
+            iterator.epoch()
+            loss = iterator.loss.item()
+            self.history_.new_batch()  # the epoch stands as one batch
+            self._record_batch(prefix, loss, len(self.train_rows))
+            self._record_epoch(prefix, loss, iterator.n_batches)
+
+    def _train_heard(self, solver: MiniBatch | FullBatch, prefix: str) -> None:
+        """Train with an event before and after each batch and at each gradient."""
+        for block in solver.visit():
+            batch = self._as_batch(block)
+            self.notify("on_batch_begin", batch=batch, training=True)
+            self.train_step(solver, block=block, batch=batch)
+            loss = self.objective.loss_sum(block) * block.scale
+            self._record_batch(prefix, loss.item(), len(block))
+            step = {"loss": loss, "y_pred": block.logits.clone()}
+            self.notify("on_batch_end", batch=batch, training=True, **step)
+        self._record_epoch(prefix, solver.loss.item(), solver.n_batches)
+
+    def train_step(self, solver: MiniBatch | FullBatch, **heard: Any) -> None:
+        """One update, with the event between the gradient and its use."""
+
+        def listener() -> None:
+            self.notify(
+                "on_grad_computed",
+                named_parameters=list(self.module_.named_parameters()),
+                batch=heard["batch"],
+                training=True,
+            )
+
+        solver.refresh()
+        # Callbacks find the gradient where torch keeps it.
+        parameters = self.module_.parameters()
+        gradients = self.coef.as_linear(self.coef.gradient)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = gradient
+        solver.update(heard["block"], listener)
+
+    def _evaluate(self, block: Block, prefix: str) -> None:
+        heard: dict[str, Any] = {"training": False}
+        if self._hears_batches:
+            heard["batch"] = self._as_batch(block)
+            self.notify("on_batch_begin", **heard)
+        else:
+            self.history_.new_batch()
+        step = self.validation_step(block)
+        loss = step["loss"].item()
+        self._record_batch(prefix, loss, len(block))
+        if self._hears_batches:
+            self.notify("on_batch_end", **heard, **step)
+        self._record_epoch(prefix, loss, 1)
+
+    def validation_step(self, batch: Block, **fit_params: Any) -> dict[str, Tensor]:
+        """Logits and mean loss of the validation rows."""
+        logits = self.objective.logits(batch, self.coef)
+        loss = self.objective.loss_sum(batch) * batch.scale
+        return {"loss": loss, "y_pred": logits}
+
+    def _as_batch(self, block: Block) -> tuple[Tensor, Tensor]:
+        X = block.X[:, : self.coef.n_features]
+        return X, self.objective.loss.labels(block.y)
+
+    def _record_batch(self, prefix: str, loss: float, n_rows: int) -> None:
+        self.history_.record_batch(f"{prefix}_loss", loss)
+        self.history_.record_batch(f"{prefix}_batch_size", n_rows)
+
+    def _record_epoch(self, prefix: str, loss: float, n_batches: int) -> None:
+        if not np.isfinite(loss):
+            raise ValueError(self._divergence(loss))
+        earlier = self._least.get(prefix, np.inf)
+        self._least[prefix] = min(loss, earlier)
+        self.history_.record(f"{prefix}_loss", loss)
+        self.history_.record(f"{prefix}_loss_best", loss < earlier)
+        self.history_.record(f"{prefix}_batch_count", n_batches)
+
+    def _check_end(self) -> None:
+        """Raise ValueError if the run ended at coefficients that are of no use."""
+        if not self.history_:
+            return
+        loss = self.history_[-1]["train_loss"]
+        finite = torch.isfinite(self.coef.values).all()
+        if loss > DIVERGED * self.objective.loss.null_value or not finite:
+            raise ValueError(self._divergence(loss))
+
+    def _divergence(self, loss: float) -> str:
+        lr = self.optimizer_.param_groups[0]["lr"]
+        return (
+            f"Training diverged: the mean loss of epoch {len(self.history_)} is "
+            f"{loss:.3g} with lr={float(lr):g}, against "
+            f"{self.objective.loss.null_value:.3g} of a model that ignores X. Scale "
+            "the features, e.g. make_pipeline(StandardScaler(), "
+            "TorchLogisticClassifier()), or lower lr."
+        )
+
+    # What is kept of a run, in NumPy and plain Python
+
+    def fitted_attributes(self) -> dict[str, Any]:
+        """Attributes of the estimator, ``_run`` included: what a warm start needs."""
+        # One wait for the device; copies, since training goes on in the tensors.
+        values = self.coef.values.detach().cpu().clone()
+        weight, *bias = (part.numpy() for part in self.coef.as_linear(values))
+        zeros = np.zeros(len(weight), dtype=weight.dtype)
+        keep = set() if self._hears_training else {"batches"}
+        history = [
+            {k: v for k, v in row.items() if k not in keep} for row in self.history_
+        ]
+        attributes = {
+            "coef_": np.ascontiguousarray(weight),
+            "intercept_": np.ascontiguousarray(bias[0]) if bias else zeros,
+            "classes_": self.classes,
+            "n_iter_": len(history),
+            "loss_curve_": [row["train_loss"] for row in history],
+            "history_": history,
+            "device_": self.device,
+            "batch_size_": self.batch_size,
+            "_run": self._run_state(),
+        }
+        valid = [row["valid_loss"] for row in history if "valid_loss" in row]
+        if valid:
+            attributes["validation_loss_curve_"] = valid
+        return attributes
+
+    def _run_state(self) -> dict[str, Any]:
+        """What it takes to continue the run exactly."""
+        group = self.optimizer_.param_groups[0]
+        return {
+            "seed": self.stream.seed,
+            "n_draws": self.stream.n_draws,
+            "weight_sum": self.weight_sum,
+            "optimizer": _name_of(self.optimizer),
+            "arguments": self._optimizer_arguments(),
+            "group": {k: v for k, v in group.items() if k != "params"},
+            "state": [
+                _to_arrays(self.optimizer_.state.get(parameter, {}))
+                for parameter in group["params"]
+            ],
+        }
+
+    def _optimizer_arguments(self) -> dict[str, Any]:
+        return {"lr": self.lr, **self.get_params_for("optimizer")}
+
+    def _restore_optimizer(self, earlier: dict[str, Any]) -> None:
+        """Take over the state of an optimizer of the same kind.
+
+        Arguments that the user changed since count; those that a scheduler changed stay
+        as it left them.
+        """
+        if earlier["optimizer"] != _name_of(self.optimizer):
+            return
+        group = self.optimizer_.param_groups[0]
+        for parameter, state in zip(group["params"], earlier["state"], strict=True):
+            if state:
+                self.optimizer_.state[parameter] = _to_tensors(state, parameter)
+        new, old = self._optimizer_arguments(), earlier["arguments"]
+        changed = {k: v for k, v in new.items() if k not in old or old[k] != v}
+        group.update({**earlier["group"], **changed})
+
+    # Prediction, for callbacks that score: over labels 0 to n_classes - 1
+
+    @property
+    def classes_(self) -> np.ndarray:
+        return np.arange(max(self.objective.loss.n_outputs, 2))
+
+    def forward_iter(
+        self, X: Any, training: bool = False, device: str = "cpu"
+    ) -> Iterator[Tensor]:
+        X = X.X if isinstance(X, RowsDataset) else torch.as_tensor(X)
+        values = self.coef.values
+        with torch.no_grad():
+            z = self.module_(X.to(dtype=values.dtype, device=values.device))
+        yield (z[:, 0] if is_binary(self.coef) else z).to(device)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        logits = torch.cat(list(self.forward_iter(X)))
+        return to_numpy(self.objective.loss.probabilities(logits.double()))
+
+    def predict(self, X: Any) -> np.ndarray:
+        return self.predict_proba(X).argmax(axis=1)

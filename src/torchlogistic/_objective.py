@@ -1,0 +1,191 @@
+r"""Mean loss plus penalty of a linear model, and its closed-form gradient.
+
+This is the one place where the conventions of the package stand; every other docstring
+refers to it.
+
+Objective
+---------
+With rows :math:`x_i`, targets :math:`y_i \in \{0, 1\}`, weights :math:`s_i > 0` and
+logits :math:`z_i = x_i^\top w + b`::
+
+    F(w, b) = (1/n) * sum_i s_i * loss(z_i, y_i)
+              + alpha * ((1 - l1_ratio)/2 * ||w||^2 + l1_ratio * ||w||_1)
+    loss(z, y) = softplus(z) - y*z
+    grad_w = (1/n) * X'(s * (sigmoid(z) - y)) + alpha * (1 - l1_ratio) * w
+    grad_b = (1/n) * sum_i s_i * (sigmoid(z_i) - y_i)
+
+* Three or more classes have one logit each and the softmax cross-entropy in place of
+  ``softplus(z) - y*z``; nothing else changes.
+* The intercept is never penalised.
+* A mini-batch of m rows uses the same formula with ``n = m``.
+* L1 enters by a proximal step after each update (soft thresholding), which leaves
+  exact zeros [1]_; its part of the gradient is therefore not in ``grad_w``.
+
+Weights
+-------
+* Rows of weight zero are dropped first; then ``sample_weight * class_weight`` is scaled
+  to mean one over the rows that remain. A weight of 2 equals a row given twice, and
+  scaling all weights changes nothing.
+* ``pos_weight`` multiplies the weights of the positive rows afterwards and is not
+  rescaled, as in ``torch.nn.BCEWithLogitsLoss(pos_weight=...)``.
+
+The loss of an epoch is the mean over its rows, each at the step that used it. The
+penalty is not part of it. The validation loss is the mean over the validation rows.
+
+Shapes
+------
+* coefficients: (n_features + 1,) or, with one column per class, (n_features + 1, K);
+  the intercept is the last entry. Without one: (n_features,) or (n_features, K).
+* rows ``X``: (n, n_features), or (n, n_features + 1) with a last column of ones, which
+  makes the formulas above two matrix products and nothing more.
+* logits, targets, residuals: (n,) or (n, K)
+
+References
+----------
+.. [1] N. Parikh and S. Boyd, "Proximal Algorithms", Foundations and Trends in
+   Optimization 1(3), 2014, section 6.5.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softshrink
+
+if TYPE_CHECKING:
+    from ._loss import Loss
+    from ._rows import Block, Rows
+
+
+class Coefficients:
+    """Coefficients and their gradient, each one tensor, with views of their parts.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n_features [+ 1],) or (n_features [+ 1], n_outputs)
+        Updated in place for as long as the object lives; the views follow.
+    fit_intercept : bool
+        Whether the last entry of ``values`` is the intercept.
+    """
+
+    def __init__(self, values: Tensor, *, fit_intercept: bool) -> None:
+        self.values = values
+        self.gradient = torch.zeros_like(values)
+        self.fit_intercept = fit_intercept
+        self.frozen = [False, False]  # of weight and intercept, by a callback
+        self.length = len(values)
+        self.n_features = self.length - fit_intercept
+        self.weight = values[: self.n_features]
+        self.weight_gradient = self.gradient[: self.n_features]
+        self.intercept = values[self.n_features :]  # (1,) or (1, n_outputs)
+        self.intercept_gradient = self.gradient[self.n_features :]
+        # One column is stored without its axis: a matrix-vector product is several
+        # times faster than a matrix product with one column.
+        one_column = values.dim() == 1
+        self.product = torch.mv if one_column else torch.mm
+        self.add_product = torch.addmv if one_column else torch.addmm
+
+    def zero_frozen(self) -> None:
+        """Set the gradient of frozen coefficients to zero."""
+        parts = (self.weight_gradient, self.intercept_gradient)
+        for part, frozen in zip(parts, self.frozen, strict=False):
+            if frozen:
+                part.zero_()
+
+    def as_linear(self, values: Tensor) -> list[Tensor]:
+        """View a tensor of the coefficients' shape as ``nn.Linear`` lays it out.
+
+        Returns the weight of shape (n_outputs, n_features) and, with an intercept, the
+        bias of shape (n_outputs,).
+        """
+        columns = values.view(len(values), -1)  # (n_features [+ 1], n_outputs)
+        parts = [columns[: self.n_features].t()]
+        if self.fit_intercept:
+            parts.append(columns[-1])
+        return parts
+
+
+def allocate_coefficients(
+    rows: Rows, n_outputs: int, *, fit_intercept: bool
+) -> Coefficients:
+    """Zero coefficients for rows, on their device and of their dtype."""
+    length = rows.X.shape[1] + fit_intercept
+    shape = (length,) if n_outputs == 1 else (length, n_outputs)
+    values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.X.device)
+    return Coefficients(values, fit_intercept=fit_intercept)
+
+
+def accumulator(values: Tensor) -> torch.dtype:
+    """Dtype for sums over many rows: float64 where the device has it."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The function that is minimised; see the top of this module."""
+
+    loss: Loss
+    alpha: float = 0.0
+    l1_ratio: float = 0.0
+
+    @property
+    def l2(self) -> float:
+        """Strength of ``||w||^2 / 2``."""
+        return self.alpha * (1.0 - self.l1_ratio)
+
+    @property
+    def l1(self) -> float:
+        """Strength of ``||w||_1``."""
+        return self.alpha * self.l1_ratio
+
+    def logits(
+        self, block: Block, coef: Coefficients, out: Tensor | None = None
+    ) -> Tensor:
+        """Write the logits of a block into it, or into ``out``."""
+        out = block.logits if out is None else out
+        if block.n_columns == coef.length:
+            return coef.product(block.X, coef.values, out=out)
+        return coef.add_product(coef.intercept, block.X, coef.weight, out=out)
+
+    def gradient(self, block: Block, coef: Coefficients) -> None:
+        """Write logits and residuals into the block, the gradient into ``coef``.
+
+        The gradient is that of the smooth part: mean loss and L2.
+        """
+        self.logits(block, coef)
+        self.gradient_at_logits(block, coef)
+
+    def gradient_at_logits(self, block: Block, coef: Coefficients) -> None:
+        """The same, where the logits stand in the block already."""
+        residual = self.loss.residual(block.logits, block.y, block.residual)
+        if block.weight is not None:
+            residual.mul_(block.weight)
+        sums = [(coef.gradient, block.Xt)]
+        if block.n_columns != coef.length:
+            sums = [
+                (coef.weight_gradient, block.Xt),
+                (coef.intercept_gradient, block.ones),
+            ]
+        for out, rows in sums:
+            coef.add_product(out, rows, residual, beta=0, alpha=block.scale, out=out)
+        if self.l2:
+            coef.weight_gradient.add_(coef.weight, alpha=self.l2)
+
+    def loss_sum(self, block: Block) -> Tensor:
+        """Sum of the weighted losses at the logits that stand in the block: ()."""
+        values = self.loss.value(block.logits, block.y)
+        if block.weight is not None:
+            values.mul_(block.weight.view(-1))
+        return values.sum()
+
+    def penalty(self, coef: Coefficients) -> Tensor:
+        """Value of the penalty: ()."""
+        w = coef.weight
+        return self.l2 / 2 * w.square().sum() + self.l1 * w.abs().sum()
+
+    def shrink(self, coef: Coefficients, step: float) -> None:
+        """Proximal step of the L1 penalty for a gradient step of size ``step``."""
+        coef.weight.copy_(softshrink(coef.weight, step * self.l1))

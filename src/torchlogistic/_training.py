@@ -1,0 +1,192 @@
+"""One training run: objective, start, net; what a fit and a partial_fit share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback
+
+from ._callbacks import EpochBar, StopEarly, check_callbacks
+from ._fullbatch import FullBatch
+from ._loss import make_loss
+from ._net import LogisticNet
+from ._objective import Objective, allocate_coefficients
+from ._rows import RandomStream
+from ._solvers import check_penalty, find_solver, optimizer_arguments
+from ._validation import (
+    Labelled,
+    Weighting,
+    as_tensor,
+    check_batch_size,
+    drop_weightless,
+    to_rows,
+)
+
+
+@dataclass
+class Task:
+    """What to train on, and from where.
+
+    Parameters
+    ----------
+    rows, held : Labelled
+        Rows to train on; rows to validate on, or None.
+    classes : ndarray of shape (n_classes,)
+    device : torch.device
+    seed : int
+    continued : bool
+        Whether to start where the estimator's last fit ended.
+    epochs : int
+    watchers : list of skorch.callbacks.Callback
+        Callbacks beside those of the estimator's parameters; they come last.
+    """
+
+    rows: Labelled
+    held: Labelled | None
+    classes: np.ndarray
+    device: torch.device
+    seed: int
+    continued: bool
+    epochs: int
+    watchers: list[Callback] = field(default_factory=list)
+
+
+def train(estimator: Any, task: Task) -> LogisticNet:
+    """Run the epochs of a task with the parameters of an estimator.
+
+    Returns the net, from which the fitted attributes are read. The estimator is not
+    changed.
+    """
+    # 1. The objective, and what minimises it.
+    solver = find_solver(estimator.optimizer)
+    arguments = optimizer_arguments(
+        solver,
+        momentum=estimator.momentum,
+        optimizer_params=estimator.optimizer_params,
+    )
+    check_callbacks(estimator.callbacks)
+    check_penalty(solver, estimator.alpha * estimator.l1_ratio)
+    loss = make_loss(len(task.classes))
+    objective = Objective(loss, estimator.alpha, estimator.l1_ratio)
+    rows, held = task.rows, task.held
+    labels = np.searchsorted(task.classes, rows.y)
+    weighting = Weighting.from_parameters(
+        estimator.class_weight,
+        estimator.pos_weight,
+        labels,
+        rows.sample_weight,
+        task.classes,
+    )
+    train_rows = to_rows(rows, task.classes, weighting, loss, task.device)
+    valid_rows = None
+    if held is not None:
+        held = drop_weightless(held)
+        valid_rows = to_rows(held, task.classes, weighting, loss, task.device)
+
+    # 2. The start: fresh, or where the last fit ended.
+    earlier = estimator._run if task.continued else None
+    stream = RandomStream(task.seed, earlier["n_draws"] if earlier else 0)
+    coef = allocate_coefficients(
+        train_rows, loss.n_outputs, fit_intercept=estimator.fit_intercept
+    )
+    weight, *bias = coef.as_linear(coef.values)
+    if earlier:
+        weight.copy_(as_tensor(estimator.coef_, task.device))
+        for part in bias:
+            part.copy_(as_tensor(estimator.intercept_, task.device))
+    elif solver.full_batch is None:
+        stream.initial_linear(weight, *bias)
+
+    # 3. The run.
+    own = own_callbacks(estimator, validates=held is not None)
+    net = LogisticNet(
+        coef=coef,
+        objective=objective,
+        stream=stream,
+        train_rows=train_rows,
+        valid_rows=valid_rows,
+        classes=task.classes,
+        weight_sum=weighting.total(labels, rows.sample_weight),
+        shuffle=estimator.shuffle,
+        batch_size=check_batch_size(estimator.batch_size, len(train_rows)),
+        full_batch=solver.full_batch,
+        tol=estimator.tol,
+        optimizer=solver.torch_class,
+        lr=estimator.lr,
+        max_epochs=task.epochs,
+        callbacks=[*own, *(estimator.callbacks or []), *task.watchers],
+        verbose=int(estimator.verbose == 2),
+        device=str(task.device),
+        **{f"optimizer__{name}": value for name, value in arguments.items()},
+    ).initialize()
+    try:
+        net.train(earlier, estimator.history_ if earlier else [])
+    finally:
+        for callback in own:
+            if isinstance(callback, EpochBar):
+                callback.close()
+    if solver.full_batch is not None and net.history_ and not net.asked_to_stop:
+        warn_if_short(net.solver_, estimator, net.max_epochs)
+    return net
+
+
+def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
+    """Warn if a full-batch solver ended before it reached its tolerance."""
+    if solver.converged:
+        return
+    at = (
+        f"optimizer={estimator.optimizer!r}: the gradient's max-norm is "
+        f"{solver.gradient_norm:.3g}, above tol={estimator.tol:g}"
+    )
+    if solver.separated and not estimator.alpha:
+        message = (
+            f"{at}, and will not get there: the coefficients separate the classes, so "
+            "that larger ones are always better. Set alpha > 0 for a finite optimum."
+        )
+    elif solver.stalled:
+        dtype = str(solver.coef.values.dtype).removeprefix("torch.")
+        message = (
+            f"{at}, and no step lowers the loss any more in {dtype}. Scale the "
+            "features, use dtype='float64', or accept a larger tol."
+        )
+    else:
+        message = (
+            f"{at}, after {n_iter} iterations. Increase epochs, scale the features "
+            "(StandardScaler), or raise alpha."
+        )
+    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+
+
+def own_callbacks(estimator: Any, *, validates: bool) -> list[Callback]:
+    """Callbacks that parameters of the estimator stand for."""
+    own: list[Callback] = []
+    if estimator.verbose == 1:
+        own.append(EpochBar())
+    if estimator.early_stopping and validates:
+        own.append(StopEarly(estimator.n_iter_no_change, estimator.tol))
+    return own
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Train the same whatever the caller set in torch, and leave it as it was."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        precision = torch.get_float32_matmul_precision()
+        if precision != "highest":
+            stack.callback(torch.set_float32_matmul_precision, precision)
+            torch.set_float32_matmul_precision("highest")
+        yield

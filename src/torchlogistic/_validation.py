@@ -1,0 +1,431 @@
+"""From what users pass to what the solvers take: rows, weights, labels, device, dtype.
+
+Everything here raises before anything is computed, and names what would work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    column_or_1d,
+    validate_data,
+)
+
+from ._loss import Loss
+from ._rows import Rows
+
+ACCELERATORS = ("cuda", "xpu", "mps")
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
+
+
+@dataclass
+class Labelled:
+    """Validated rows of the user, still in NumPy.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+    y : ndarray of shape (n_rows,)
+        The user's labels.
+    sample_weight : ndarray of shape (n_rows,), optional
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    sample_weight: np.ndarray | None = None
+
+    def __getitem__(self, index: np.ndarray) -> Labelled:
+        weight = self.sample_weight
+        return Labelled(
+            self.X[index], self.y[index], None if weight is None else weight[index]
+        )
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Turn the parameter ``device`` into a device that is there.
+
+    Raises
+    ------
+    ValueError
+        If torch knows no such device, or this machine has none: an explicit device is
+        never replaced by another.
+    """
+    available = [name for name in ACCELERATORS if _accelerator_count(name)]
+    if device == "auto":
+        return torch.device(available[0] if available else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not a device of torch. Use 'auto', 'cpu', 'cuda', "
+            "'cuda:1', 'xpu' or 'mps'."
+        ) from error
+    count = 1 if found.type == "cpu" else _accelerator_count(found.type)
+    if (found.index or 0) >= count:
+        raise ValueError(
+            f"device={str(device)!r} is not available: this installation of torch "
+            f"({torch.__version__}) sees {', '.join(['cpu', *available])}. Use "
+            "device='auto' to take the best there is, or install a build of torch for "
+            "your accelerator (https://pytorch.org/get-started/locally)."
+        )
+    return found
+
+
+def _accelerator_count(name: str) -> int:
+    module = getattr(torch, name, None)
+    if module is None or not hasattr(module, "is_available"):
+        return 0
+    return module.device_count() if module.is_available() else 0
+
+
+def check_dtype(dtype: str, device: torch.device) -> list[type[np.floating]]:
+    """Turn the parameter ``dtype`` into what validation may keep; the first is used.
+
+    Raises
+    ------
+    ValueError
+        For float64 on MPS, which has none.
+    """
+    if device.type == "mps":
+        if dtype == "float64":
+            raise ValueError(
+                "dtype='float64' is not supported on device 'mps': use dtype='float32' "
+                "or device='cpu'"
+            )
+        return [np.float32]
+    if dtype == "auto":
+        return [np.float64, np.float32]
+    return [np.dtype(dtype).type]
+
+
+def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) -> Any:
+    """Call scikit-learn's ``validate_data``, with torch's own failures explained.
+
+    Raises
+    ------
+    TypeError
+        For a tensor that NumPy cannot read.
+    ValueError
+        For a masked array, whose mask scikit-learn would drop; see also
+        :func:`sklearn.utils.validation.validate_data`.
+    """
+    if np.ma.is_masked(X):
+        raise ValueError(
+            "X is a masked array with masked values. Fill or impute them first, e.g. "
+            "X.filled(numpy.nan) and sklearn.impute.SimpleImputer."
+        )
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        if X.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
+            X = X.float()
+    return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+
+
+def check_training_rows(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    dtype: Any,
+    *,
+    reset: bool = True,
+) -> Labelled:
+    """Validate rows to learn from.
+
+    Raises
+    ------
+    ValueError
+        What scikit-learn's classifiers raise, and for negative weights.
+    """
+    if isinstance(y, torch.Tensor):
+        y = y.detach().cpu().numpy()
+    X, y = check_features(estimator, X, dtype, y=y, reset=reset)
+    y = column_or_1d(y, warn=True)
+    check_classification_targets(y)
+    if sample_weight is not None:
+        sample_weight = check_weight(sample_weight, X, "sample_weight")
+    return Labelled(X, y, sample_weight)
+
+
+def check_weight(sample_weight: Any, X: np.ndarray, name: str) -> np.ndarray:
+    """Validate weights: finite, not negative, not all zero."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    if np.any(weight < 0):
+        first = int(np.argmax(weight < 0))
+        raise ValueError(
+            f"{name} must not be negative: row {first} has weight {weight[first]}"
+        )
+    if not np.any(weight):
+        raise ValueError(
+            f"{name} is zero everywhere: Sample weights must contain at least one "
+            "non-zero number."
+        )
+    return weight
+
+
+def check_validation_rows(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    classes: np.ndarray,
+    dtype: Any,
+) -> Labelled | None:
+    """Validate the rows that the user passed as ``X_val``, if any.
+
+    Each may come as a tuple of one: scikit-learn's searches cut metadata that have as
+    many rows as X as if they were rows of X, and leave a tuple alone.
+
+    Raises
+    ------
+    ValueError
+        If one of X and y is missing, or a label is not among the training labels.
+    """
+    X, y, sample_weight = (_unwrap(value) for value in (X, y, sample_weight))
+    if X is None and y is None:
+        if sample_weight is not None:
+            raise ValueError("sample_weight_val is given without X_val and y_val")
+        return None
+    if X is None or y is None:
+        missing, given = ("X_val", "y_val") if X is None else ("y_val", "X_val")
+        raise ValueError(f"{given} is given without {missing}: pass both or neither")
+    check_consistent_length(X, y)
+    X = check_features(estimator, X, dtype, reset=False)
+    y = column_or_1d(np.asarray(y), warn=True)
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y_val has labels that y does not have: {unknown.tolist()}; y has "
+            f"{classes.tolist()}"
+        )
+    if sample_weight is not None:
+        sample_weight = check_weight(sample_weight, X, "sample_weight_val")
+    return Labelled(X, y, sample_weight)
+
+
+def _unwrap(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def drop_weightless(rows: Labelled) -> Labelled:
+    """Drop rows of weight zero, as if they had not been given."""
+    if rows.sample_weight is None or rows.sample_weight.all():
+        return rows
+    return rows[np.flatnonzero(rows.sample_weight)]
+
+
+def find_classes(y: np.ndarray) -> np.ndarray:
+    """Sorted labels of y.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, or they cannot be sorted.
+    """
+    try:
+        classes = np.unique(y)
+    except TypeError as error:
+        types = sorted({type(label).__name__ for label in y})
+        raise ValueError(
+            f"y mixes labels of types {' and '.join(types)}: convert them to one type, "
+            "e.g. y.astype(str)"
+        ) from error
+    if len(classes) < 2:
+        raise ValueError(
+            f"This solver needs samples of at least 2 classes in the data, but the "
+            f"data contains only one class: {classes.tolist()[0]!r}"
+        )
+    return classes
+
+
+def check_given_classes(classes: Any, y: np.ndarray) -> np.ndarray:
+    """Sorted labels that a first ``partial_fit`` announces; y must not have others."""
+    if classes is None:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    found = find_classes(np.asarray(classes))
+    check_known_labels(y, found)
+    return found
+
+
+def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
+    """Raise ValueError if y has labels that are not among the classes."""
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y has labels {unknown.tolist()} that are not among the classes "
+            f"{classes.tolist()}"
+        )
+
+
+def hold_out(
+    rows: Labelled, fraction: float, random_state: int
+) -> tuple[Labelled, Labelled]:
+    """Split off a stratified share of the rows for validation.
+
+    Raises
+    ------
+    ValueError
+        If a class has too few rows to be in both parts.
+    """
+    labels, counts = np.unique(rows.y, return_counts=True)
+    index = np.arange(len(rows.y))
+    try:
+        train, held_out = train_test_split(
+            index, test_size=fraction, stratify=rows.y, random_state=random_state
+        )
+    except ValueError as error:
+        sizes = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        raise ValueError(
+            f"early_stopping=True cannot hold out validation_fraction={fraction} of "
+            f"{len(index)} rows with every class in both parts; rows per class: "
+            f"{sizes}. Pass X_val and y_val, or change validation_fraction."
+        ) from error
+    return rows[np.sort(train)], rows[np.sort(held_out)]
+
+
+def check_batch_size(batch_size: int | str | None, n_rows: int) -> int:
+    """Turn the parameter ``batch_size`` into a number of rows."""
+    if batch_size is None:
+        return n_rows
+    if batch_size == "auto":
+        largest = 2 ** int(np.log2(max(n_rows / 500, 1)))
+        batch_size = min(max(largest, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+    return min(int(batch_size), n_rows)
+
+
+def check_seed(random_state: Any) -> int:
+    """Turn the parameter ``random_state`` into a seed for torch."""
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+@dataclass
+class Weighting:
+    """How rows are weighted; see the conventions in ``_objective``.
+
+    Parameters
+    ----------
+    class_weight : ndarray of shape (n_classes,), optional
+    pos_weight : float, default=1.0
+    """
+
+    class_weight: np.ndarray | None = None
+    pos_weight: float = 1.0
+
+    @classmethod
+    def from_parameters(
+        cls,
+        class_weight: dict[Any, float] | str | None,
+        pos_weight: float | str | None,
+        labels: np.ndarray,
+        sample_weight: np.ndarray | None,
+        classes: np.ndarray,
+    ) -> Weighting:
+        """Resolve the estimator's parameters on the training rows.
+
+        Raises
+        ------
+        ValueError
+            If both are given, or ``pos_weight`` with more than two classes.
+        """
+        if class_weight is not None and pos_weight is not None:
+            raise ValueError(
+                "class_weight and pos_weight are both given: use class_weight for "
+                "scikit-learn's meaning (weights rescaled to mean one) or pos_weight "
+                "for torch's (positive rows multiplied), not both"
+            )
+        weight = None
+        if class_weight == "balanced":  # over weighted rows, as scikit-learn >= 1.7
+            counts = np.bincount(labels, weights=sample_weight, minlength=len(classes))
+            weight = counts.sum() / (len(classes) * counts)
+        elif class_weight is not None:
+            weight = compute_class_weight(
+                class_weight, classes=classes, y=classes[labels]
+            )
+        if pos_weight is None:
+            return cls(class_weight=weight)
+        if len(classes) > 2:
+            raise ValueError(
+                f"pos_weight needs two classes, y has {len(classes)}: use class_weight"
+            )
+        if pos_weight == "balanced":
+            n_neg, n_pos = np.bincount(labels, weights=sample_weight, minlength=2)
+            pos_weight = n_neg / n_pos
+        return cls(pos_weight=float(pos_weight))
+
+    def total(self, labels: np.ndarray, sample_weight: np.ndarray | None) -> float:
+        """Sum of ``sample_weight * class_weight`` as given, before any scaling."""
+        weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+        if self.class_weight is not None:
+            weight = weight * self.class_weight[labels]
+        return float(weight.sum())
+
+    def __call__(
+        self, labels: np.ndarray, sample_weight: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Weights of rows, (n_rows,), or None if all are one."""
+        weight = sample_weight
+        if self.class_weight is not None:
+            by_class = self.class_weight[labels]
+            weight = by_class if weight is None else weight * by_class
+        if weight is not None:
+            weight = weight / weight.mean()
+        if self.pos_weight != 1.0:
+            by_sign = np.where(labels == 1, self.pos_weight, 1.0)
+            weight = by_sign if weight is None else weight * by_sign
+        return None if weight is None or np.all(weight == 1.0) else weight
+
+
+def to_rows(
+    rows: Labelled,
+    classes: np.ndarray,
+    weighting: Weighting,
+    loss: Loss,
+    device: torch.device,
+) -> Rows:
+    """Move validated rows to the device, encoded and weighted.
+
+    A C-contiguous X on the CPU is not copied.
+    """
+    labels = np.searchsorted(classes, rows.y)
+    weight = weighting(labels, rows.sample_weight)
+    X = as_tensor(rows.X, device)
+    y = loss.targets(as_tensor(labels, device), X.dtype)
+    if weight is not None:
+        return Rows(X, y, as_tensor(weight, device).to(X.dtype))
+    return Rows(X, y)
+
+
+class _Writeable:
+    """Present a read-only array as a writeable one, for readers that insist.
+
+    torch warns of read-only memory, which a memory-mapped array or a joblib worker's
+    share of X is; we never write to X.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory alive
+        address = array.__array_interface__["data"][0]
+        self.__array_interface__ = {
+            **array.__array_interface__,
+            "data": (address, False),
+        }
+
+
+def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """View an array as a tensor, copied only to another device."""
+    if not array.flags.writeable:
+        array = np.asarray(_Writeable(array))
+    return torch.from_numpy(array).to(device)
