@@ -1,0 +1,569 @@
+"""Bad input: a clear error each, and an estimator that is as it was before."""
+
+import copy
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from sklearn.datasets import make_moons
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+
+from torchlogistic import TorchLogisticClassifier
+
+X, y = make_moons(n_samples=60, noise=0.3, random_state=0)
+y3 = np.arange(60) % 3
+NAMES = np.array(["no", "yes"])
+FRAME = pd.DataFrame(X, columns=["a", "b"])
+ONES = np.ones(60)
+
+
+def changed(array, index, value):
+    dtype = np.result_type(array.dtype, np.asarray(value).dtype)
+    array = np.array(array, dtype=dtype)
+    array[index] = value
+    return array
+
+
+def make(**params):
+    defaults = {"epochs": 5, "random_state": 0, "device": "cpu"}
+    return TorchLogisticClassifier(**{**defaults, **params})
+
+
+class Case:
+    """One call of ``fit`` that fails.
+
+    Parameters
+    ----------
+    match : str
+        Regular expression that the message matches.
+    X, y : array-like
+    params : dict
+        Parameters of the estimator.
+    error : type
+    **fit
+        Further arguments of ``fit``.
+    """
+
+    def __init__(self, match, X=X, y=y, params=None, error=ValueError, **fit):
+        self.match = "(?s)" + match
+        self.params = params or {}
+        self.error = error
+        self.fit = {"X": X, "y": y, **fit}
+
+    @property
+    def classes(self):
+        """Two labels of the type of y, whose bad ones are numbers or strings."""
+        labels = np.asarray(self.fit["y"])
+        return ["no", "yes"] if "yes" in labels.ravel().tolist() else [0, 1]
+
+
+def case_of(match, **params):
+    """A bad parameter; scikit-learn's InvalidParameterError is a ValueError."""
+    return Case(match, params=params)
+
+
+def validation(match, X_val=X, y_val=y, **kwargs):
+    return Case(match, X_val=X_val, y_val=y_val, **kwargs)
+
+
+ROWS = {
+    "NaN": Case("Input X contains NaN", X=changed(X, (3, 1), np.nan)),
+    "inf": Case("Input X contains infinity", X=changed(X, (3, 1), np.inf)),
+    "None": Case("Expected 2D array, got scalar", X=None),
+    "NaN in object": Case(
+        "Input X contains NaN", X=changed(X, 0, np.nan).astype(object)
+    ),
+    "1-D": Case("Expected 2D array, got 1D array", X=X[:, 0]),
+    "3-D": Case("Found array with dim 3", X=X[:, :, None]),
+    "no rows": Case(r"Found array with 0 sample\(s\)", X=X[:0], y=y[:0]),
+    "no features": Case(r"Found array with 0 feature\(s\)", X=X[:, :0]),
+    "sparse": Case(
+        "Sparse data was passed.*dense", X=scipy.sparse.csr_array(X), error=TypeError
+    ),
+    "sparse tensor": Case("dense", X=torch.tensor(X).to_sparse(), error=TypeError),
+    "complex": Case("Complex data not supported", X=X + 1j),
+    "complex tensor": Case("Complex data not supported", X=torch.tensor(X + 1j)),
+    "strings": Case("could not convert string to float", X=np.full(X.shape, "a")),
+    "objects": Case("'(a|number)", X=changed(X.astype(object), 0, "a")),
+    "ragged": Case("inhomogeneous", X=[[1.0, 2.0]] * 59 + [[1.0]]),
+    "masked": Case(
+        r"masked array.*X\.filled.*SimpleImputer",
+        X=np.ma.masked_array(X, mask=X > 1),
+    ),
+    "fewer labels": Case(r"inconsistent numbers of samples: \[60, 50\]", y=y[:50]),
+    "too large for float32": Case(
+        r"Input X contains infinity or a value too large for dtype\('float32'\)",
+        X=changed(X, (3, 1), 1e39),
+        params={"dtype": "float32"},
+    ),
+}
+
+LABELS = {
+    "None": Case("requires y to be passed, but the target y is None", y=None),
+    "NaN": Case("Input y contains NaN", y=changed(y, 0, np.nan)),
+    "inf": Case("Input y contains infinity", y=changed(y, 0, np.inf)),
+    "NaN among strings": Case(
+        "Input y? ?contains NaN", y=changed(NAMES[y].astype(object), 0, np.nan)
+    ),
+    "one class": Case("at least 2 classes.*one class: 1", y=np.ones(60, dtype=int)),
+    "one class of strings": Case("only one class: 'yes'", y=np.full(60, "yes")),
+    "continuous": Case("Unknown label type: continuous", y=X[:, 0]),
+    "two columns": Case(
+        r"y should be a 1d array, got an array of shape \(60, 2\)", y=np.c_[y, y]
+    ),
+    "mixed types": Case(
+        "y mixes labels of types int and str.*astype",
+        y=np.array([0, "yes"] * 30, dtype=object),
+    ),
+    "None among strings": Case(
+        "y mixes labels of types NoneType and str",
+        y=changed(NAMES[y].astype(object), 0, None),
+    ),
+    "bytes": Case("bytes is not supported", y=NAMES[y].astype("S"), error=TypeError),
+}
+
+WEIGHTS = {
+    "NaN": Case(
+        "Input sample_weight contains NaN", sample_weight=changed(ONES, 3, np.nan)
+    ),
+    "inf": Case(
+        "Input sample_weight contains infinity",
+        sample_weight=changed(ONES, 3, np.inf),
+    ),
+    "negative": Case(
+        r"sample_weight must not be negative: row 3 has weight -2\.0",
+        sample_weight=changed(ONES, [3, 5], -2.0),
+    ),
+    "all zero": Case("at least one non-zero", sample_weight=0 * ONES),
+    "of one class": Case(
+        "at least 2 classes.*only one class: 0", sample_weight=1.0 - y
+    ),
+    "too few": Case(r"\(50,\), expected \(60,\)", sample_weight=ONES[:50]),
+    "two columns": Case("must be 1D array or scalar", sample_weight=np.c_[ONES, ONES]),
+    "strings": Case("could not convert string", sample_weight=np.full(60, "a")),
+}
+
+PARAMETERS = {
+    "lr 0": case_of(r"'lr' .* must be .* \(0\.0, inf\)\. Got 0 instead", lr=0),
+    "lr -1": case_of("'lr' .* Got -1 instead", lr=-1),
+    "lr nan": case_of("'lr' .* Got nan instead", lr=np.nan),
+    "lr inf": case_of("'lr' .* Got inf instead", lr=np.inf),
+    "lr str": case_of("'lr' .* Got '0.1' instead", lr="0.1"),
+    "epochs -1": case_of(r"'epochs' .* \[0, inf\)\. Got -1 instead", epochs=-1),
+    "epochs 1.5": case_of("'epochs' .* must be an int .* Got 1.5 instead", epochs=1.5),
+    "batch_size 0": case_of("'batch_size' .* Got 0 instead", batch_size=0),
+    "batch_size all": case_of(
+        "'batch_size' .* among {'auto'} or None. Got 'all' instead", batch_size="all"
+    ),
+    "optimizer sdg": case_of(
+        "optimizer='sdg' is not known. Did you mean 'sgd'.*'sgd', 'adam', 'adamw', ",
+        optimizer="sdg",
+    ),
+    "optimizer Adam": case_of(
+        "'Adam' is not known. Did you mean 'adam'", optimizer="Adam"
+    ),
+    "optimizer far off": case_of(
+        r"'magic' is not known\. Valid are 'sgd'", optimizer="magic"
+    ),
+    "optimizer class": case_of(
+        "optimizer=Linear is not a subclass of torch.optim.Optimizer",
+        optimizer=torch.nn.Linear,
+    ),
+    "optimizer instance": case_of(
+        "'optimizer' parameter .* must be",
+        optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1),
+    ),
+    "momentum 1": case_of("'momentum' .* Got 1 instead", momentum=1),
+    "lr in optimizer_params": case_of(
+        "optimizer_params must not have 'lr': it is a parameter of the estimator",
+        optimizer_params={"lr": 0.1},
+    ),
+    "momentum in optimizer_params": case_of(
+        "optimizer_params must not have 'momentum': it is a parameter",
+        optimizer_params={"momentum": 0.9},
+    ),
+    "params in optimizer_params": case_of(
+        "optimizer_params must not have 'params'", optimizer_params={"params": []}
+    ),
+    "unknown optimizer_params": Case(
+        "unexpected keyword argument 'nesterof'",
+        params={"optimizer_params": {"nesterof": True}},
+        error=TypeError,
+    ),
+    "refused optimizer_params": case_of(
+        "Nesterov momentum requires a momentum",
+        optimizer_params={"nesterov": True},
+        momentum=0.0,
+    ),
+    "alpha": case_of("'alpha' .* Got -1 instead", alpha=-1),
+    "l1_ratio": case_of("'l1_ratio' .* Got 2 instead", l1_ratio=2),
+    "device gpu0": case_of(
+        "device='gpu0' is not a device of torch. Use 'auto', 'cpu'", device="gpu0"
+    ),
+    "device cpu:3": case_of("device='cpu:3' is not available", device="cpu:3"),
+    "device meta": case_of("device='meta' is not available", device="meta"),
+    "dtype float16": case_of("'dtype' .* Got 'float16' instead", dtype="float16"),
+    "verbose 3": case_of("'verbose' .* Got 3 instead", verbose=3),
+    "callbacks str": case_of("'callbacks' .* must be an instance", callbacks="x"),
+    "random_state str": case_of("'random_state' .* Got 'a' instead", random_state="a"),
+    "class_weight str": case_of(
+        "'class_weight' .* among {'balanced'} or None. Got 'equal'",
+        class_weight="equal",
+    ),
+    "class_weight of another class": case_of(
+        r"classes, \[1\], are not in class_weight", class_weight={0: 1, 7: 1}
+    ),
+    "class_weight negative": case_of("class_weight", class_weight={0: -1, 1: 3}),
+    "class_weight nan": case_of("class_weight", class_weight={0: np.nan, 1: 1}),
+    "class_weight that leaves one class": case_of(
+        "class_weight|one class", class_weight={0: 0, 1: 1}
+    ),
+    "class_weight all zero": case_of("class_weight", class_weight={0: 0, 1: 0}),
+    "class_weight and pos_weight": case_of(
+        "class_weight and pos_weight are both given.* not both",
+        class_weight="balanced",
+        pos_weight=3,
+    ),
+    "pos_weight 0": case_of("'pos_weight' .* Got 0 instead", pos_weight=0),
+    "pos_weight of three classes": Case(
+        "pos_weight needs two classes, y has 3: use class_weight",
+        y=y3,
+        params={"pos_weight": 3},
+    ),
+    "validation_fraction too small": case_of(
+        "cannot hold out validation_fraction=0.01 of 60 .*{0: 30, 1: 30}.*X_val",
+        early_stopping=True,
+        validation_fraction=0.01,
+    ),
+    "one row of a class": Case(
+        "cannot hold out .*{0: 59, 1: 1}",
+        y=changed(np.zeros(60, dtype=int), 0, 1),
+        params={"early_stopping": True},
+    ),
+}
+
+VALIDATION = {
+    "no y_val": validation("X_val is given without y_val", y_val=None),
+    "no X_val": validation("y_val is given without X_val", X_val=None),
+    "sample_weight_val alone": validation(
+        "sample_weight_val is given without X_val and y_val",
+        X_val=None,
+        y_val=None,
+        sample_weight_val=ONES,
+    ),
+    "unknown label": validation(
+        r"y_val has labels that y does not have: \[2\]; y has \[0, 1\]", y_val=y + 1
+    ),
+    "unknown str label": validation(
+        r"y_val has labels that y does not have: \['maybe'\]; y has \['no', 'yes'\]",
+        y=NAMES[y],
+        y_val=np.full(60, "maybe"),
+    ),
+    "mixed types": validation(
+        "y_val.*(mixes|labels)", y_val=np.array([0, "yes"] * 30, dtype=object)
+    ),
+    "fewer columns": validation(
+        "X has 1 features, but .* is expecting 2", X_val=X[:, :1]
+    ),
+    "other names": validation(
+        "feature names should match",
+        X=FRAME,
+        X_val=FRAME.rename(columns={"a": "c"}),
+    ),
+    "NaN": validation("contains NaN", X_val=changed(X, 0, np.nan)),
+    "no rows": validation(r"0 sample\(s\)", X_val=X[:0], y_val=y[:0]),
+    "fewer labels": validation("inconsistent numbers of samples", y_val=y[:50]),
+    "two columns": validation("y should be a 1d array", y_val=np.c_[y, y]),
+    "masked": validation("masked array", X_val=np.ma.masked_array(X, mask=X > 1)),
+    "sparse": validation(
+        "Sparse data", X_val=scipy.sparse.csr_array(X), error=TypeError
+    ),
+    "negative weights": validation(
+        "sample_weight_val must not be negative: row 0 has weight -1",
+        sample_weight_val=-ONES,
+    ),
+    "too few weights": validation(
+        r"\(50,\), expected \(60,\)", sample_weight_val=ONES[:50]
+    ),
+}
+
+DIVERGENCE = {
+    "lr 1e6": case_of(
+        r"diverged: .* epoch 100 is .* with lr=1e\+06.*StandardScaler",
+        lr=1e6,
+        epochs=100,
+    ),
+    "lr 1e300": case_of(r"diverged: .* epoch \d+ is .* with lr=1e\+300", lr=1e300),
+    "lr 1e300 in float32": case_of(
+        r"diverged: .* with lr=1e\+300", lr=1e300, dtype="float32"
+    ),
+    "features of 1e200": Case("diverged: .* epoch .*StandardScaler", X=X * 1e200),
+    "a value of 1e39 in each class": Case(
+        "diverged: .*StandardScaler",
+        X=changed(X, ([np.argmin(y), np.argmax(y)], 1), 1e39),
+    ),
+    "float32 features of 1e30": Case(
+        "diverged: .* epoch .*StandardScaler", X=(X * 1e30).astype(np.float32)
+    ),
+    "validation features of 1e308": validation(
+        "diverged: .* epoch 1 ", X_val=np.full(X.shape, 1e308), params={"lr": 10.0}
+    ),
+    "three classes": Case(
+        r"diverged: .* with lr=1e\+06, against 1\.1 of", y=y3, params={"lr": 1e6}
+    ),
+}
+
+CASES = {
+    f"{table}: {name}": case
+    for table, cases in {
+        "X": ROWS,
+        "y": LABELS,
+        "sample_weight": WEIGHTS,
+        "parameters": PARAMETERS,
+        "validation": VALIDATION,
+        "divergence": DIVERGENCE,
+    }.items()
+    for name, case in cases.items()
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# scikit-learn casts before it checks for infinity.
+casting = pytest.mark.filterwarnings(
+    "ignore:overflow encountered in cast:RuntimeWarning"
+)
+
+
+def state(clf):
+    """All attributes: parameters themselves, copies of the others."""
+    params = clf.get_params(deep=False)
+    return {k: v if k in params else copy.deepcopy(v) for k, v in vars(clf).items()}
+
+
+@casting
+@every_case
+def test_message(case):
+    with pytest.raises(case.error, match=case.match):
+        make(**case.params).fit(**case.fit)
+
+
+@casting
+@every_case
+def test_an_unfitted_estimator_stays_unfitted(case):
+    clf = make(**case.params)
+    before = set(vars(clf))
+    with pytest.raises(case.error):
+        clf.fit(**case.fit)
+    assert set(vars(clf)) == before
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+
+
+@casting
+@pytest.mark.parametrize("warm_start", [False, True], ids=["", "warm start"])
+@every_case
+def test_a_fitted_estimator_keeps_its_state(case, warm_start):
+    clf = make(momentum=0.9, warm_start=warm_start)
+    clf.fit(FRAME, y, X_val=FRAME, y_val=y)
+    expected = clf.predict_proba(FRAME)
+    clf.set_params(**case.params)
+    before = state(clf)
+    with pytest.raises(case.error):
+        clf.fit(**case.fit)
+    np.testing.assert_equal(vars(clf), before)
+    np.testing.assert_array_equal(clf.predict_proba(FRAME), expected)
+
+
+REFUSED_IN_PARTS = {
+    name: case
+    for name, case in CASES.items()
+    if name.startswith(("X:", "y:", "sample_weight:")) and "one class" not in case.match
+}
+
+
+@casting
+@pytest.mark.parametrize("case", REFUSED_IN_PARTS.values(), ids=REFUSED_IN_PARTS)
+def test_partial_fit(case):
+    first = make(**case.params)
+    with pytest.raises(case.error, match=case.match):
+        first.partial_fit(**case.fit, classes=np.unique(case.classes))
+    with pytest.raises(NotFittedError):
+        first.predict(X)
+
+    labels = np.asarray(case.classes)
+    later = make(**case.params).partial_fit(X, labels[y], labels)
+    before = state(later)
+    with pytest.raises(case.error, match=case.match):
+        later.partial_fit(**case.fit)
+    np.testing.assert_equal(vars(later), before)
+
+
+def test_partial_fit_that_diverges():
+    clf = make().partial_fit(X, y, [0, 1])
+    before = state(clf)
+    with pytest.raises(ValueError, match="diverged: the mean loss of epoch 2 is nan"):
+        clf.partial_fit(X * 1e200, y)
+    np.testing.assert_equal(vars(clf), before)
+
+
+ABSENT = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is present")
+
+
+@ABSENT
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", torch.device("cuda")])
+def test_absent_device(device):
+    message = r"device='cuda(:7)?' is not available: .* sees cpu.*device='auto'.*"
+    clf = make(device=device)
+    with pytest.raises(ValueError, match=message):
+        clf.fit(X, y)
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_absent_device_of_several():
+    with pytest.raises(ValueError, match="device='cuda:99' is not available"):
+        make(device="cuda:99").fit(X, y)
+
+
+METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function"]
+
+
+class TestPrediction:
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            (changed(X, 0, np.nan), "Input X contains NaN"),
+            (changed(X, 0, -np.inf), "Input X contains infinity"),
+            (X[:, :1], "X has 1 features, but .* is expecting 2 features"),
+            (np.c_[X, X], "X has 4 features, but .* is expecting 2 features"),
+            (X[0], "Expected 2D array, got 1D array"),
+            (X[:, :, None], "Found array with dim 3"),
+            (X[:0], r"0 sample\(s\)"),
+            (X + 1j, "Complex data not supported"),
+            (np.full(X.shape, "a"), "could not convert string to float"),
+            (np.ma.masked_array(X, mask=X > 1), "masked array"),
+        ],
+        ids=[
+            "NaN",
+            "inf",
+            "fewer columns",
+            "more columns",
+            "1-D",
+            "3-D",
+            "no rows",
+            "complex",
+            "strings",
+            "masked",
+        ],
+    )
+    def test_rows(self, method, rows, message):
+        clf = make().fit(X, y)
+        with pytest.raises(ValueError, match=message):
+            getattr(clf, method)(rows)
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_sparse(self, method):
+        clf = make().fit(X, y)
+        with pytest.raises(TypeError, match="Sparse data was passed"):
+            getattr(clf, method)(scipy.sparse.csr_array(X))
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize(
+        ("frame", "message"),
+        [
+            (FRAME.rename(columns={"b": "c"}), "unseen at fit time:\n- c"),
+            (FRAME[["b", "a"]], "must be in the same order"),
+            (FRAME.assign(c=0), "unseen at fit time:\n- c"),
+            (FRAME[["a"]], "seen at fit time, yet now missing:\n- b"),
+        ],
+        ids=["another name", "another order", "one more", "one less"],
+    )
+    def test_feature_names(self, method, frame, message):
+        clf = make().fit(FRAME, y)
+        with pytest.raises(ValueError, match=message):
+            getattr(clf, method)(frame)
+
+    def test_names_on_one_side_only(self):
+        with pytest.warns(UserWarning, match="X does not have valid feature names"):
+            make().fit(FRAME, y).predict(X)
+        with pytest.warns(UserWarning, match="X has feature names, but"):
+            make().fit(X, y).predict(FRAME)
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            *(lambda clf, m=method: getattr(clf, m)(X) for method in METHODS),
+            lambda clf: clf.score(X, y),
+            lambda clf: clf.to_sklearn(),
+            lambda clf: clf.module_,
+        ],
+        ids=[*METHODS, "score", "to_sklearn", "module_"],
+    )
+    def test_unfitted(self, use):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            use(make())
+
+    def test_unseen_labels_score_zero(self):
+        assert make().fit(X, y).score(X, y + 2) == 0
+
+
+class TestAccepted:
+    """Input near the edge that works."""
+
+    def test_column_of_labels(self):
+        with pytest.warns(DataConversionWarning, match="column-vector y was passed"):
+            clf = make().fit(X, y[:, None])
+        np.testing.assert_array_equal(clf.coef_, make().fit(X, y).coef_)
+
+    def test_masked_array_without_masked_values(self):
+        clf = make().fit(np.ma.masked_array(X), y)
+        np.testing.assert_array_equal(clf.coef_, make().fit(X, y).coef_)
+
+    def test_batch_larger_than_the_data(self):
+        one, other = (make(batch_size=n).fit(X, y) for n in (1000, None))
+        np.testing.assert_array_equal(one.coef_, other.coef_)
+        assert one.batch_size_ == 60
+
+    def test_last_batch_of_one_row(self):
+        clf = make(batch_size=59).fit(X, y)
+        assert np.isfinite(clf.loss_curve_).all()
+        assert clf.history_[0]["train_batch_count"] == 2
+
+    def test_constant_and_repeated_features(self):
+        clf = make().fit(np.c_[X[:, :1], X[:, :1], np.ones(60)], y)
+        assert np.isfinite(clf.coef_).all()
+
+    def test_single_weight_for_all_rows(self):
+        clf = make().fit(X, y, sample_weight=3.0)
+        np.testing.assert_array_equal(clf.coef_, make().fit(X, y).coef_)
+
+    def test_weights_of_any_size(self):
+        expected = make().fit(X, y).coef_
+        for scale in (1e-300, 1e300):
+            coef = make().fit(X, y, sample_weight=scale * ONES).coef_
+            np.testing.assert_allclose(coef, expected, rtol=1e-12)
+
+    def test_large_pos_weight_is_no_divergence(self):
+        """The loss is as large as the weight, before the first step already."""
+        clf = make(pos_weight=1e6, lr=1e-9).fit(X, y)
+        assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+
+    def test_set_params_after_fit_leaves_predictions(self):
+        clf = make(alpha=0.1).fit(X, y)
+        expected = clf.predict_proba(X)
+        with torch.no_grad():
+            z = clf.module_(torch.tensor(X)).numpy()
+        clf.set_params(fit_intercept=False, lr=7, dtype="float32", device="cuda")
+        np.testing.assert_array_equal(clf.predict_proba(X), expected)
+        with torch.no_grad():
+            np.testing.assert_array_equal(clf.module_(torch.tensor(X)).numpy(), z)
+
+    def test_no_warning(self):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make().fit(X, y, X_val=X, y_val=y).predict(X)
+        assert not caught

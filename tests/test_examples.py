@@ -1,0 +1,37 @@
+"""Every example runs, prints and draws."""
+
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("plot_*.py"))
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_runs(path, capsys):
+    runpy.run_path(str(path))
+    assert plt.get_fignums()
+
+
+def test_chapter_prints_equal_numbers(capsys):
+    """What the chapter prints and what we print, column by column."""
+    runpy.run_path(str(EXAMPLES[0].with_name("plot_chapter.py")))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 15
+    for line in lines:
+        assert line[21:54].strip() == line[54:].strip()
+
+
+def test_chapter_saves_its_figures(tmp_path, monkeypatch, capsys):
+    path = EXAMPLES[0].with_name("plot_chapter.py")
+    monkeypatch.setattr("sys.argv", [str(path), "--save", str(tmp_path)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert len(list(tmp_path.glob("*.png"))) == 3

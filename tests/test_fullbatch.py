@@ -1,0 +1,224 @@
+"""The full-batch optimizers: lbfgs and newton."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, make_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
+
+from torchlogistic import TorchLogisticClassifier
+
+OPTIMIZERS = ["lbfgs", "newton"]
+over_optimizers = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+
+def classifier(optimizer, **parameters):
+    settings = {"optimizer": optimizer, "tol": 1e-9, "epochs": 2000, "device": "cpu"}
+    return TorchLogisticClassifier(**{**settings, **parameters})
+
+
+def classification(n_rows, n_features, n_classes=2, seed=0, **kwargs):
+    kwargs = {"n_informative": 4, "n_redundant": 0, "flip_y": 0.2, **kwargs}
+    return make_classification(
+        n_rows, n_features, n_classes=n_classes, random_state=seed, **kwargs
+    )
+
+
+def collinear():
+    X, y = classification(200, 6)
+    return np.column_stack([X, X[:, 0] + X[:, 1], X[:, 2]]), y
+
+
+def badly_scaled():
+    X, y = classification(300, 5)
+    return X * [1e-2, 1, 10, 1, 30], y
+
+
+PROBLEMS = {
+    "easy": lambda: classification(300, 6),
+    "three classes": lambda: classification(300, 6, n_classes=3),
+    "five classes": lambda: classification(400, 8, n_classes=5, n_informative=6),
+    "collinear": collinear,
+    "badly scaled": badly_scaled,
+    "imbalanced": lambda: classification(400, 6, weights=[0.97]),
+    "wide": lambda: classification(40, 80),
+    "tiny": lambda: (np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 1, 0, 1])),
+}
+
+
+def mean_objective(X, y, coef, intercept, alpha, weight=None):
+    """F(w, b) with the loss from its definition, in float64."""
+    z = X @ coef.T + intercept
+    if z.shape[1] == 1:
+        z = np.column_stack([np.zeros(len(z)), z])
+    losses = np.logaddexp.reduce(z, axis=1) - z[np.arange(len(y)), y]
+    weight = np.ones(len(y)) if weight is None else weight / weight.mean()
+    return np.mean(weight * losses) + alpha / 2 * np.sum(coef**2)
+
+
+@over_optimizers
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_reaches_the_optimum_of_logistic_regression(optimizer, problem, weighted):
+    X, y = PROBLEMS[problem]()
+    alpha = 0.01
+    weight = np.random.default_rng(0).uniform(0.1, 3, len(y)) if weighted else None
+    clf = classifier(optimizer, alpha=alpha).fit(X, y, sample_weight=weight)
+    reference = LogisticRegression(
+        C=clf.to_sklearn().C, tol=1e-12, max_iter=100_000, solver="newton-cholesky"
+    ).fit(X, y, sample_weight=weight)
+    ours, theirs = (
+        mean_objective(X, y, model.coef_, model.intercept_, alpha, weight)
+        for model in (clf, reference)
+    )
+    assert ours <= theirs * (1 + 1e-9)
+    np.testing.assert_allclose(clf.coef_, reference.coef_, rtol=1e-4, atol=1e-5)
+
+
+@over_optimizers
+def test_float32_reaches_the_objective_to_its_precision(optimizer):
+    X, y = classification(500, 6)
+    alpha = 0.01
+    optimum = classifier(optimizer, alpha=alpha).fit(X, y)
+    clf = classifier(optimizer, alpha=alpha, tol=1e-5, dtype="float32").fit(X, y)
+    assert clf.coef_.dtype == np.float32
+    best, reached = (
+        mean_objective(X, y, m.coef_.astype(float), m.intercept_, alpha)
+        for m in (optimum, clf)
+    )
+    assert reached <= best * (1 + 1e-6)
+
+
+@over_optimizers
+def test_starts_at_zero_and_needs_no_seed(optimizer):
+    X, y = classification(100, 5)
+    clf = classifier(optimizer, epochs=0).fit(X, y)
+    np.testing.assert_array_equal(clf.coef_, 0)
+    np.testing.assert_array_equal(clf.intercept_, 0)
+    first = classifier(optimizer, random_state=0, alpha=0.1).fit(X, y)
+    second = classifier(optimizer, random_state=1, alpha=0.1).fit(X, y)
+    np.testing.assert_array_equal(first.coef_, second.coef_)
+
+
+@over_optimizers
+def test_loss_falls_and_it_stops_at_tol(optimizer):
+    X, y = classification(300, 6)
+    clf = classifier(optimizer, tol=1e-6).fit(X, y)
+    assert np.all(np.diff(clf.loss_curve_) <= 0)
+    assert clf.n_iter_ == len(clf.loss_curve_) < 100
+    z = clf.decision_function(X)
+    residual = 1 / (1 + np.exp(-z)) - y
+    gradient = np.append(X.T @ residual, residual.sum()) / len(y)
+    assert np.abs(gradient).max() <= 1e-6
+
+
+@over_optimizers
+def test_warns_if_epochs_run_out(optimizer):
+    X, y = classification(300, 6)
+    message = (
+        rf"optimizer='{optimizer}': the gradient's max-norm is .*, above tol=1e-09, "
+        r"after 2 iterations\. Increase epochs"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        clf = classifier(optimizer, epochs=2).fit(X, y)
+    assert clf.n_iter_ == 2
+
+
+@over_optimizers
+def test_warns_of_separation(optimizer):
+    X = np.linspace(-1, 1, 20)[:, None]
+    y = (X[:, 0] > 0).astype(int)
+    with pytest.warns(ConvergenceWarning, match=r"separate the classes.*alpha > 0"):
+        clf = classifier(optimizer, epochs=8, tol=1e-12).fit(X, y)
+    assert clf.score(X, y) == 1
+    assert np.isfinite(clf.coef_).all()
+    assert classifier(optimizer, alpha=0.1).fit(X, y).n_iter_ < 100  # and none here
+
+
+@over_optimizers
+def test_warns_if_the_precision_is_used_up(optimizer):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    with pytest.warns(ConvergenceWarning, match="no step lowers the loss.*float32"):
+        classifier(optimizer, alpha=1e-3, tol=1e-14, dtype="float32").fit(X, y)
+
+
+@over_optimizers
+def test_callbacks_see_iterations_as_epochs(optimizer):
+    class Recorder(Callback):
+        def __init__(self):
+            self.seen_ = []
+
+        def on_batch_end(self, net, training=None, **kwargs):
+            self.seen_.append(training)
+
+    X, y = classification(100, 5)
+    recorder = Recorder()
+    heard = classifier(optimizer, alpha=0.1, callbacks=[recorder]).fit(X, y)
+    silent = classifier(optimizer, alpha=0.1).fit(X, y)
+    assert recorder.seen_ == [True] * heard.n_iter_
+    np.testing.assert_array_equal(heard.coef_, silent.coef_)
+
+
+@over_optimizers
+def test_notices_coefficients_that_a_callback_changed(optimizer):
+    class Shake(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                net.module_.linear.weight.data.add_(1.0)
+
+    X, y = classification(200, 5)
+    shaken = classifier(optimizer, alpha=0.1, callbacks=[Shake()]).fit(X, y)
+    plain = classifier(optimizer, alpha=0.1).fit(X, y)
+    np.testing.assert_allclose(shaken.coef_, plain.coef_, atol=1e-6)
+
+
+@over_optimizers
+def test_warm_start_continues_from_the_coefficients(optimizer):
+    X, y = classification(200, 5)
+    clf = classifier(optimizer, alpha=0.1, warm_start=True).fit(X, y)
+    n_iter = clf.n_iter_
+    assert clf.fit(X, y).n_iter_ <= n_iter + 1
+
+
+@over_optimizers
+def test_early_stopping(optimizer):
+    X, y = classification(60, 20)
+    clf = classifier(optimizer, early_stopping=True, random_state=0).fit(X, y)
+    assert clf.n_iter_ < 50
+    assert len(clf.validation_loss_curve_) == clf.n_iter_
+
+
+@over_optimizers
+def test_refuses_what_does_not_go_with_it(optimizer):
+    X, y = classification(60, 5)
+    with pytest.raises(ValueError, match=r"takes no L1 penalty.*'sgd'"):
+        classifier(optimizer, alpha=0.1, l1_ratio=0.5).fit(X, y)
+    with pytest.raises(ValueError, match=r"optimizer_params=\{'eps': 1\}"):
+        classifier(optimizer, optimizer_params={"eps": 1}).fit(X, y)
+    assert not hasattr(classifier(optimizer), "partial_fit")
+
+
+def test_newton_refuses_a_hessian_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr("torchlogistic._newton.MAX_COEFFICIENTS", 5)
+    X, y = classification(60, 5)
+    with pytest.raises(ValueError, match=r"Hessian of 6 x 6.*'lbfgs'"):
+        classifier("newton").fit(X, y)
+
+
+def test_newton_sums_the_hessian_over_blocks(monkeypatch):
+    X, y = classification(300, 5, n_classes=3)
+    whole = classifier("newton", alpha=0.1).fit(X, y)
+    monkeypatch.setattr("torchlogistic._newton.HESSIAN_ROWS", 7)
+    pieces = classifier("newton", alpha=0.1).fit(X, y)
+    np.testing.assert_allclose(pieces.coef_, whole.coef_, rtol=1e-9)
+
+
+@over_optimizers
+def test_tensors_keep_their_device_and_dtype(optimizer):
+    X, y = classification(60, 5)
+    clf = classifier(optimizer, alpha=0.1, dtype="float32", tol=1e-4)
+    assert clf.fit(torch.tensor(X), y).coef_.dtype == np.float32

@@ -1,0 +1,77 @@
+"""The layering of the modules: who may import whom."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchlogistic
+
+# A module imports only from groups above its own. The mathematics, down to MATHEMATICS,
+# imports torch and no other package.
+GROUPS = [
+    ["_loss", "_objective", "_rows"],
+    ["_line_search", "_fullbatch"],
+    ["_minibatch", "_lbfgs", "_newton"],
+    ["_solvers"],
+    ["_validation", "_callbacks"],
+    ["_net"],
+    ["_training"],
+    ["_classifier"],
+]
+MATHEMATICS = 4
+SOURCE = Path(torchlogistic.__file__).parent
+LEVEL = {name: level for level, group in enumerate(GROUPS) for name in group}
+
+
+def imports(path):
+    """Names of imported modules, those inside functions too, those for types not."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def test_every_module_has_its_place():
+    modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
+    assert modules == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", LEVEL)
+def test_imports_only_from_above(name):
+    for module in imports(SOURCE / f"{name}.py"):
+        assert not module.startswith("torchlogistic"), module
+        if module.startswith("."):
+            assert module != ".", "nobody imports from the package's __init__"
+            assert LEVEL[module.lstrip(".")] < LEVEL[name], module
+
+
+@pytest.mark.parametrize("name", [n for group in GROUPS[:MATHEMATICS] for n in group])
+def test_mathematics_imports_torch_only(name):
+    for module in imports(SOURCE / f"{name}.py"):
+        top = module.split(".")[0]
+        assert (
+            module.startswith(".") or top == "torch" or top in sys.stdlib_module_names
+        )
+
+
+def test_files_stay_short():
+    for path in SOURCE.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                doc = ast.get_docstring(node)
+                docstring = len(doc.splitlines()) if doc else 0
+                length = node.end_lineno - node.lineno + 1 - docstring
+                assert length <= 80, f"{path.name}: {node.name} has {length} lines"

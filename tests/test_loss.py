@@ -1,0 +1,103 @@
+"""Losses against torch's own, and their derivatives against autograd."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.autograd.functional import hessian
+from torch.nn import functional as F
+
+from torchlogistic._loss import BinaryCrossEntropy, CategoricalCrossEntropy, make_loss
+
+LOSSES = [BinaryCrossEntropy(), CategoricalCrossEntropy(3), CategoricalCrossEntropy(5)]
+ids = [f"{type(loss).__name__}{loss.n_outputs}" for loss in LOSSES]
+over_losses = pytest.mark.parametrize("loss", LOSSES, ids=ids)
+
+
+def logits_and_targets(loss, n_rows=12, scale=3.0):
+    generator = torch.Generator().manual_seed(0)
+    n_classes = max(loss.n_outputs, 2)
+    labels = torch.randint(n_classes, (n_rows,), generator=generator)
+    y = loss.targets(labels, torch.float64)
+    z = torch.randn(y.shape, dtype=torch.float64, generator=generator) * scale
+    return z, y, labels
+
+
+def torch_value(loss, z, y):
+    if loss.n_outputs == 1:
+        return F.binary_cross_entropy_with_logits(z, y, reduction="none")
+    return F.cross_entropy(z, y.argmax(1), reduction="none")
+
+
+@over_losses
+def test_value_is_torchs(loss):
+    z, y, _ = logits_and_targets(loss)
+    torch.testing.assert_close(loss.value(z, y), torch_value(loss, z, y))
+
+
+@over_losses
+@pytest.mark.parametrize("scale", [1e-3, 30, 1000])
+def test_value_keeps_its_digits(loss, scale):
+    """Also where a sum of softplus(z) and -y * z would cancel."""
+    z, y, _ = logits_and_targets(loss, scale=scale)
+    torch.testing.assert_close(
+        loss.value(z, y), torch_value(loss, z, y), rtol=1e-9, atol=1e-12
+    )
+
+
+@over_losses
+def test_residual_is_the_gradient(loss):
+    z, y, _ = logits_and_targets(loss)
+
+    class Value(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            ctx.save_for_backward(z)
+            return loss.value(z, y)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            (z,) = ctx.saved_tensors
+            residual = loss.residual(z, y, torch.empty_like(z))
+            return residual * upstream.view(-1, *(1,) * (z.dim() - 1))
+
+    assert gradcheck(Value.apply, z.requires_grad_())
+
+
+@over_losses
+def test_curvature_is_the_hessian(loss):
+    z, y, _ = logits_and_targets(loss)
+    for one_z, one_y in zip(z[:3], y[:3], strict=True):
+
+        def value(z, y=one_y):
+            return torch_value(loss, z[None], y[None]).sum()
+
+        expected = hessian(value, one_z)
+        torch.testing.assert_close(loss.curvature(one_z[None])[0], expected)
+
+
+@over_losses
+def test_probabilities(loss):
+    z, _, _ = logits_and_targets(loss, scale=20)
+    p = loss.probabilities(z)
+    assert p.shape == (len(z), max(loss.n_outputs, 2))
+    torch.testing.assert_close(p.sum(1), torch.ones(len(z), dtype=torch.float64))
+    assert (p > 0).all()
+
+
+@over_losses
+def test_targets_and_labels_are_inverse(loss):
+    _, y, labels = logits_and_targets(loss)
+    assert loss.labels(y).equal(labels)
+    assert y.shape == labels.shape if loss.n_outputs == 1 else y.shape[1] > 2
+
+
+@over_losses
+def test_null_value_is_the_loss_at_zero(loss):
+    z, y, _ = logits_and_targets(loss)
+    expected = torch.full((len(z),), loss.null_value, dtype=torch.float64)
+    torch.testing.assert_close(loss.value(torch.zeros_like(z), y), expected)
+
+
+def test_make_loss():
+    assert make_loss(2).n_outputs == 1
+    assert make_loss(3).n_outputs == 3
