@@ -12,7 +12,7 @@ import torchlogistic
 # imports torch and no other package.
 GROUPS = [
     ["_loss", "_objective", "_rows"],
-    ["_line_search", "_fullbatch"],
+    ["_line_search", "_fullbatch", "_steps"],
     ["_minibatch", "_lbfgs", "_newton"],
     ["_solvers"],
     ["_validation", "_callbacks"],

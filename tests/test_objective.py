@@ -96,7 +96,7 @@ def test_gradcheck(n_classes):
 def test_shrink_is_soft_thresholding():
     values = torch.tensor([0.5, -0.05, 0.02, -0.7, 9.0], dtype=torch.float64)
     coef = Coefficients(values, fit_intercept=True)
-    Objective(make_loss(2), alpha=1.0, l1_ratio=0.5).shrink(coef, 0.2)
+    Objective(make_loss(2), alpha=1.0, l1_ratio=0.5).shrink(coef.weight, 0.2)
     assert coef.values.tolist() == pytest.approx([0.4, 0.0, 0.0, -0.6, 9.0])
 
 

@@ -119,6 +119,26 @@ def hears_training(callback: Any) -> bool:
     )
 
 
+def schedules_of(callbacks: Named) -> dict[str, dict[str, Any]]:
+    """State of the schedulers of the learning rate, by the callback's name."""
+    return {
+        name: callback.lr_scheduler_.state_dict()
+        for name, callback in callbacks
+        if hasattr(callback, "lr_scheduler_")
+    }
+
+
+def restore_schedules(callbacks: Named, states: dict[str, dict[str, Any]]) -> None:
+    """Load the state of schedulers of the same name into those of a new run.
+
+    skorch continues a schedule from the number of epochs; one that steps with each
+    batch, or that remembers losses, needs more.
+    """
+    for name, callback in callbacks:
+        if name in states and hasattr(callback, "lr_scheduler_"):
+            callback.lr_scheduler_.load_state_dict(states[name])
+
+
 class StopEarly(Callback):
     """The parameter ``early_stopping``: stop on the validation loss, keep the best.
 

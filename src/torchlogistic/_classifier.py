@@ -398,8 +398,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         held = check_validation_rows(
             self, X_val, y_val, sample_weight_val, classes, rows.X.dtype
         )
-        if held is None and self.early_stopping:
-            rows, held = hold_out(rows, self.validation_fraction, seed)
+        rows = rows.encoded(classes)
+        if held is not None:
+            held = held.encoded(classes)
+        elif self.early_stopping:
+            rows, held = hold_out(rows, classes, self.validation_fraction, seed)
 
         task = Task(
             rows=rows,
@@ -440,7 +443,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         seed = self._run["seed"] if continued else check_seed(self.random_state)
         return self._learn(
             Task(
-                rows=rows,
+                rows=rows.encoded(known),
                 held=None,
                 classes=known,
                 device=device,
@@ -569,14 +572,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     def module_(self) -> nn.Sequential:
         """The fitted model as a new ``nn.Sequential(linear=nn.Linear)`` on the CPU."""
         check_is_fitted(self)
-        parts = [self.coef_, self.intercept_] if self.fit_intercept else [self.coef_]
+        parts = [self.coef_]
+        if self._run["fit_intercept"]:
+            parts.append(self.intercept_)
         return linear_module(*(torch.from_numpy(part.copy()) for part in parts))
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted ``LogisticRegression`` that predicts the same.
 
         For tools that know scikit-learn's classes only: ONNX and PMML converters,
-        skops, explainers. Its ``C`` is that of this model's penalty.
+        skops, explainers. Its parameters state the same objective, so that fitting it
+        to the same rows leads to the same minimum.
 
         Returns
         -------
@@ -584,13 +590,21 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         check_is_fitted(self)
         alpha = self.alpha * self._run["weight_sum"]
-        model = LogisticRegression(
-            C=1 / alpha if alpha else np.inf,
-            fit_intercept=self.fit_intercept,
-            class_weight=self.class_weight,
-        )
-        model.coef_ = np.asarray(self.coef_, dtype=np.float64)
-        model.intercept_ = np.asarray(self.intercept_, dtype=np.float64)
+        params: dict[str, Any] = {
+            "C": 1 / alpha if alpha else np.inf,
+            "fit_intercept": self._run["fit_intercept"],
+            "class_weight": self.class_weight,
+        }
+        if self.pos_weight is not None:
+            negative, positive = self.classes_.tolist()
+            params["class_weight"] = {negative: 1.0, positive: self._run["pos_weight"]}
+        if alpha and self.l1_ratio:
+            params.update(l1_ratio=self.l1_ratio, solver="saga")
+            if LogisticRegression().penalty == "l2":  # scikit-learn < 1.8
+                params["penalty"] = "elasticnet"
+        model = LogisticRegression(**params)
+        model.coef_ = np.array(self.coef_, dtype=np.float64)
+        model.intercept_ = np.array(self.intercept_, dtype=np.float64)
         model.classes_ = self.classes_.copy()
         model.n_iter_ = np.array([self.n_iter_], dtype=np.int32)
         model.n_features_in_ = self.n_features_in_

@@ -19,11 +19,18 @@ from skorch.history import History
 from skorch.utils import to_numpy
 from torch import Tensor, nn
 
-from ._callbacks import guarded_checkpoints, hears_batches, hears_training
+from ._callbacks import (
+    guarded_checkpoints,
+    hears_batches,
+    hears_training,
+    restore_schedules,
+    schedules_of,
+)
 from ._fullbatch import FullBatch
-from ._minibatch import MiniBatch, make_optimizer
+from ._minibatch import MiniBatch
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block, RandomStream, Rows, view_block
+from ._steps import make_optimizer
 
 # A finished run whose loss is so many times that of a model that ignores X diverged.
 DIVERGED = 1e4
@@ -148,8 +155,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         ``valid_rows`` may be None.
     classes : ndarray of shape (n_classes,)
         The user's labels.
-    weight_sum : float
-        Sum of the training rows' weights as the user gave them.
+    facts : dict
+        What else of the fit is kept in the estimator's ``_run``.
     shuffle : bool
     full_batch : type, optional
         A full-batch solver in place of mini-batches; an epoch is one iteration.
@@ -168,7 +175,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         train_rows: Rows,
         valid_rows: Rows | None,
         classes: np.ndarray,
-        weight_sum: float,
+        facts: dict[str, Any],
         shuffle: bool,
         full_batch: type[FullBatch] | None,
         tol: float,
@@ -189,7 +196,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.train_rows = train_rows
         self.valid_rows = valid_rows
         self.classes = classes
-        self.weight_sum = weight_sum
+        self.facts = facts
         self.shuffle = shuffle
         self.full_batch = full_batch
         self.tol = tol
@@ -264,8 +271,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         ValueError
             If the run diverged.
         """
-        if earlier is not None:
-            self._restore_optimizer(earlier)
+        same_optimizer = earlier is not None and self._restore_optimizer(earlier)
         for row in history:
             self.history_.append({"batches": [], **row})
             for prefix in ("train", "valid"):
@@ -277,6 +283,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         X = self.train_rows.X
         y = self.objective.loss.labels(self.train_rows.y)
         self.notify("on_train_begin", X=X, y=y)
+        if earlier is not None and same_optimizer:
+            self._restore_schedules(earlier)
         with guarded_checkpoints(callbacks):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
@@ -408,17 +416,23 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             return
         loss = self.history_[-1]["train_loss"]
         finite = torch.isfinite(self.coef.values).all()
-        if loss > DIVERGED * self.objective.loss.null_value or not finite:
+        if loss > DIVERGED * self._null_loss() or not finite:
             raise ValueError(self._divergence(loss))
+
+    def _null_loss(self) -> float:
+        """Loss of a model that ignores X; ``pos_weight`` may make it large."""
+        weight = self.train_rows.weight
+        scale = 1.0 if weight is None else weight.mean().item()
+        return scale * self.objective.loss.null_value
 
     def _divergence(self, loss: float) -> str:
         lr = self.optimizer_.param_groups[0]["lr"]
         return (
             f"Training diverged: the mean loss of epoch {len(self.history_)} is "
             f"{loss:.3g} with lr={float(lr):g}, against "
-            f"{self.objective.loss.null_value:.3g} of a model that ignores X. Scale "
-            "the features, e.g. make_pipeline(StandardScaler(), "
-            "TorchLogisticClassifier()), or lower lr."
+            f"{self._null_loss():.3g} of a model that ignores X. Scale the features, "
+            "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier()), or "
+            "lower lr."
         )
 
     # What is kept of a run, in NumPy and plain Python
@@ -455,9 +469,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return {
             "seed": self.stream.seed,
             "n_draws": self.stream.n_draws,
-            "weight_sum": self.weight_sum,
+            **self.facts,
             "optimizer": _name_of(self.optimizer),
             "arguments": self._optimizer_arguments(),
+            "schedules": schedules_of(self.callbacks_),
             "group": {k: v for k, v in group.items() if k != "params"},
             "state": [
                 _to_arrays(self.optimizer_.state.get(parameter, {}))
@@ -468,21 +483,35 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
     def _optimizer_arguments(self) -> dict[str, Any]:
         return {"lr": self.lr, **self.get_params_for("optimizer")}
 
-    def _restore_optimizer(self, earlier: dict[str, Any]) -> None:
-        """Take over the state of an optimizer of the same kind.
-
-        Arguments that the user changed since count; those that a scheduler changed stay
-        as it left them.
-        """
+    def _restore_optimizer(self, earlier: dict[str, Any]) -> bool:
+        """Take over the state of an optimizer of the same kind, if it is one."""
         if earlier["optimizer"] != _name_of(self.optimizer):
-            return
+            return False
         group = self.optimizer_.param_groups[0]
         for parameter, state in zip(group["params"], earlier["state"], strict=True):
             if state:
                 self.optimizer_.state[parameter] = _to_tensors(state, parameter)
+        group.update({**earlier["group"], **self._changed_arguments(earlier)})
+        return True
+
+    def _changed_arguments(self, earlier: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the optimizer that the user changed since.
+
+        They count; those that a scheduler changed stay as it left them.
+        """
         new, old = self._optimizer_arguments(), earlier["arguments"]
-        changed = {k: v for k, v in new.items() if k not in old or old[k] != v}
-        group.update({**earlier["group"], **changed})
+        return {k: v for k, v in new.items() if k not in old or old[k] != v}
+
+    def _restore_schedules(self, earlier: dict[str, Any]) -> None:
+        """Let schedulers of the learning rate go on where they were.
+
+        Their construction, at the begin of a training, has taken a step.
+        """
+        changed = self._changed_arguments(earlier)
+        if "lr" in changed or not earlier["schedules"]:
+            return
+        restore_schedules(self.callbacks_, earlier["schedules"])
+        self.optimizer_.param_groups[0].update({**earlier["group"], **changed})
 
     # Prediction, for callbacks that score: over labels 0 to n_classes - 1
 

@@ -49,11 +49,10 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softshrink
 
 if TYPE_CHECKING:
     from ._loss import Loss
@@ -186,6 +185,10 @@ class Objective:
         w = coef.weight
         return self.l2 / 2 * w.square().sum() + self.l1 * w.abs().sum()
 
-    def shrink(self, coef: Coefficients, step: float) -> None:
-        """Proximal step of the L1 penalty for a gradient step of size ``step``."""
-        coef.weight.copy_(softshrink(coef.weight, step * self.l1))
+    def shrink(self, weight: Tensor, step: float | Tensor) -> None:
+        """Proximal step of the L1 penalty after a gradient step of size ``step``.
+
+        The size is one number or, for rules that scale each coefficient, one each.
+        """
+        threshold: Any = step * self.l1
+        weight.sub_(weight.clamp(-threshold, threshold))

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ._fullbatch import FullBatch
 from ._lbfgs import LBFGS
 from ._newton import Newton
+from ._steps import find_rule
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
         raise ValueError(
             f"optimizer={optimizer.__name__} is not a subclass of torch.optim.Optimizer"
         )
-    return Solver(optimizer, momentum=optimizer is torch.optim.SGD)
+    return Solver(
+        optimizer,
+        momentum=optimizer is torch.optim.SGD,
+        l1=find_rule(optimizer) is not None,
+    )
 
 
 def check_penalty(solver: Solver, l1: float) -> None:

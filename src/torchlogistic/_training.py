@@ -37,7 +37,7 @@ class Task:
     Parameters
     ----------
     rows, held : Labelled
-        Rows to train on; rows to validate on, or None.
+        Encoded rows to train on; rows to validate on, or None.
     classes : ndarray of shape (n_classes,)
     device : torch.device
     seed : int
@@ -76,19 +76,17 @@ def train(estimator: Any, task: Task) -> LogisticNet:
     loss = make_loss(len(task.classes))
     objective = Objective(loss, estimator.alpha, estimator.l1_ratio)
     rows, held = task.rows, task.held
-    labels = np.searchsorted(task.classes, rows.y)
     weighting = Weighting.from_parameters(
         estimator.class_weight,
         estimator.pos_weight,
-        labels,
+        rows.y,
         rows.sample_weight,
         task.classes,
     )
-    train_rows = to_rows(rows, task.classes, weighting, loss, task.device)
+    train_rows = to_rows(rows, weighting, loss, task.device)
     valid_rows = None
     if held is not None:
-        held = drop_weightless(held)
-        valid_rows = to_rows(held, task.classes, weighting, loss, task.device)
+        valid_rows = to_rows(drop_weightless(held), weighting, loss, task.device)
 
     # 2. The start: fresh, or where the last fit ended.
     earlier = estimator._run if task.continued else None
@@ -113,9 +111,15 @@ def train(estimator: Any, task: Task) -> LogisticNet:
         train_rows=train_rows,
         valid_rows=valid_rows,
         classes=task.classes,
-        weight_sum=weighting.total(labels, rows.sample_weight),
+        facts={
+            "fit_intercept": estimator.fit_intercept,
+            "pos_weight": weighting.pos_weight,
+            "weight_sum": weighting.total(rows.y, rows.sample_weight),
+        },
         shuffle=estimator.shuffle,
-        batch_size=check_batch_size(estimator.batch_size, len(train_rows)),
+        batch_size=check_batch_size(
+            None if solver.full_batch else estimator.batch_size, len(train_rows)
+        ),
         full_batch=solver.full_batch,
         tol=estimator.tol,
         optimizer=solver.torch_class,
@@ -185,8 +189,35 @@ def undisturbed() -> Iterator[None]:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        precision = torch.get_float32_matmul_precision()
-        if precision != "highest":
-            stack.callback(torch.set_float32_matmul_precision, precision)
-            torch.set_float32_matmul_precision("highest")
+        stack.enter_context(full_precision())
         yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 in float32, where the caller allowed TF32 or bfloat16."""
+    backends = [
+        backend.matmul
+        for backend in (torch.backends.mkldnn, torch.backends.cuda)
+        if hasattr(getattr(backend, "matmul", None), "fp32_precision")
+    ]
+    if not backends:  # torch < 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    lowered = [
+        (matmul, matmul.fp32_precision)
+        for matmul in backends
+        if matmul.fp32_precision not in ("none", "ieee")
+    ]
+    for matmul, _ in lowered:
+        matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for matmul, precision in lowered:
+            matmul.fp32_precision = precision

@@ -37,7 +37,7 @@ class Labelled:
     ----------
     X : ndarray of shape (n_rows, n_features)
     y : ndarray of shape (n_rows,)
-        The user's labels.
+        The user's labels; after :meth:`encoded` indices into the classes.
     sample_weight : ndarray of shape (n_rows,), optional
     """
 
@@ -50,6 +50,14 @@ class Labelled:
         return Labelled(
             self.X[index], self.y[index], None if weight is None else weight[index]
         )
+
+    def encoded(self, classes: np.ndarray) -> Labelled:
+        """The same rows with indices into the sorted classes in place of labels."""
+        if len(classes) == 2:  # several times faster
+            codes = (self.y == classes[1]).astype(np.intp)
+        else:
+            codes = np.searchsorted(classes, self.y)
+        return Labelled(self.X, codes, self.sample_weight)
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -125,11 +133,22 @@ def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) 
             "X is a masked array with masked values. Fill or impute them first, e.g. "
             "X.filled(numpy.nan) and sklearn.impute.SimpleImputer."
         )
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        if X.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
-            X = X.float()
-    return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+    return validate_data(estimator, as_array(X), dtype=dtype, order="C", **kwargs)
+
+
+def as_array(values: Any) -> Any:
+    """Turn a tensor into an array; anything else stays what it is."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    if values.layout != torch.strided:
+        raise TypeError(
+            f"a tensor of layout {values.layout} was passed, but dense data is "
+            "required: use .to_dense()"
+        )
+    values = values.detach().cpu()
+    if values.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
+        values = values.float()
+    return values.resolve_conj().numpy()
 
 
 def check_training_rows(
@@ -148,9 +167,8 @@ def check_training_rows(
     ValueError
         What scikit-learn's classifiers raise, and for negative weights.
     """
-    if isinstance(y, torch.Tensor):
-        y = y.detach().cpu().numpy()
-    X, y = check_features(estimator, X, dtype, y=y, reset=reset)
+    check_one_type(y, "y")
+    X, y = check_features(estimator, X, dtype, y=as_array(y), reset=reset)
     y = column_or_1d(y, warn=True)
     check_classification_targets(y)
     if sample_weight is not None:
@@ -160,7 +178,7 @@ def check_training_rows(
 
 def check_weight(sample_weight: Any, X: np.ndarray, name: str) -> np.ndarray:
     """Validate weights: finite, not negative, not all zero."""
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    weight = _check_sample_weight(as_array(sample_weight), X, dtype=np.float64)
     if np.any(weight < 0):
         first = int(np.argmax(weight < 0))
         raise ValueError(
@@ -202,7 +220,8 @@ def check_validation_rows(
         raise ValueError(f"{given} is given without {missing}: pass both or neither")
     check_consistent_length(X, y)
     X = check_features(estimator, X, dtype, reset=False)
-    y = column_or_1d(np.asarray(y), warn=True)
+    check_one_type(y, "y_val")
+    y = column_or_1d(np.asarray(as_array(y)), warn=True)
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
         raise ValueError(
@@ -225,22 +244,31 @@ def drop_weightless(rows: Labelled) -> Labelled:
     return rows[np.flatnonzero(rows.sample_weight)]
 
 
+def check_one_type(y: Any, name: str) -> None:
+    """Raise ValueError if labels are of types that cannot be sorted together."""
+    if str(getattr(y, "dtype", "")) != "object" or np.ndim(y) != 1:
+        return
+    if any(isinstance(label, float) and np.isnan(label) for label in y):
+        raise ValueError(f"Input {name} contains NaN")
+    try:
+        sorted(set(y))
+    except TypeError as error:
+        types = sorted({type(label).__name__ for label in y})
+        raise ValueError(
+            f"{name} mixes labels of types {' and '.join(types)}: convert them to one "
+            f"type, e.g. {name}.astype(str)"
+        ) from error
+
+
 def find_classes(y: np.ndarray) -> np.ndarray:
     """Sorted labels of y.
 
     Raises
     ------
     ValueError
-        If there are fewer than two, or they cannot be sorted.
+        If there are fewer than two.
     """
-    try:
-        classes = np.unique(y)
-    except TypeError as error:
-        types = sorted({type(label).__name__ for label in y})
-        raise ValueError(
-            f"y mixes labels of types {' and '.join(types)}: convert them to one type, "
-            "e.g. y.astype(str)"
-        ) from error
+    classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(
             f"This solver needs samples of at least 2 classes in the data, but the "
@@ -269,23 +297,23 @@ def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
 
 
 def hold_out(
-    rows: Labelled, fraction: float, random_state: int
+    rows: Labelled, classes: np.ndarray, fraction: float, random_state: int
 ) -> tuple[Labelled, Labelled]:
-    """Split off a stratified share of the rows for validation.
+    """Split off a stratified share of encoded rows for validation.
 
     Raises
     ------
     ValueError
         If a class has too few rows to be in both parts.
     """
-    labels, counts = np.unique(rows.y, return_counts=True)
     index = np.arange(len(rows.y))
     try:
         train, held_out = train_test_split(
             index, test_size=fraction, stratify=rows.y, random_state=random_state
         )
     except ValueError as error:
-        sizes = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        counts = np.bincount(rows.y, minlength=len(classes))
+        sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
         raise ValueError(
             f"early_stopping=True cannot hold out validation_fraction={fraction} of "
             f"{len(index)} rows with every class in both parts; rows per class: "
@@ -338,7 +366,8 @@ class Weighting:
         Raises
         ------
         ValueError
-            If both are given, or ``pos_weight`` with more than two classes.
+            If both are given, for weights of classes that are not numbers above zero
+            for at least two classes, or ``pos_weight`` with more than two classes.
         """
         if class_weight is not None and pos_weight is not None:
             raise ValueError(
@@ -354,6 +383,16 @@ class Weighting:
             weight = compute_class_weight(
                 class_weight, classes=classes, y=classes[labels]
             )
+            if not (weight >= 0).all() or not np.isfinite(weight).all():
+                raise ValueError(
+                    f"class_weight={class_weight} must have finite weights that are "
+                    "not negative"
+                )
+            if np.count_nonzero(weight) < 2:
+                raise ValueError(
+                    f"class_weight={class_weight} leaves rows of only one class: at "
+                    "least 2 classes need a weight above zero"
+                )
         if pos_weight is None:
             return cls(class_weight=weight)
         if len(classes) > 2:
@@ -381,7 +420,12 @@ class Weighting:
             by_class = self.class_weight[labels]
             weight = by_class if weight is None else weight * by_class
         if weight is not None:
-            weight = weight / weight.mean()
+            mean = weight.mean()
+            if not mean > 0:
+                raise ValueError(
+                    "all validation rows are of classes whose class_weight is zero"
+                )
+            weight = weight / mean
         if self.pos_weight != 1.0:
             by_sign = np.where(labels == 1, self.pos_weight, 1.0)
             weight = by_sign if weight is None else weight * by_sign
@@ -389,20 +433,15 @@ class Weighting:
 
 
 def to_rows(
-    rows: Labelled,
-    classes: np.ndarray,
-    weighting: Weighting,
-    loss: Loss,
-    device: torch.device,
+    rows: Labelled, weighting: Weighting, loss: Loss, device: torch.device
 ) -> Rows:
-    """Move validated rows to the device, encoded and weighted.
+    """Move encoded rows to the device, weighted.
 
     A C-contiguous X on the CPU is not copied.
     """
-    labels = np.searchsorted(classes, rows.y)
-    weight = weighting(labels, rows.sample_weight)
+    weight = weighting(rows.y, rows.sample_weight)
     X = as_tensor(rows.X, device)
-    y = loss.targets(as_tensor(labels, device), X.dtype)
+    y = loss.targets(as_tensor(rows.y, device), X.dtype)
     if weight is not None:
         return Rows(X, y, as_tensor(weight, device).to(X.dtype))
     return Rows(X, y)

@@ -1,0 +1,436 @@
+"""Update rules: what one gradient does to the coefficients.
+
+The rules of ``torch.optim``, applied in place to one vector of all coefficients rather
+than to a list of parameters. Their state lives in the optimizer of torch as views of
+such vectors, so that it can be saved, loaded and watched as usual. Every other
+subclass of ``torch.optim.Optimizer`` keeps its own ``step``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._objective import Coefficients, Objective
+from ._rows import Block
+
+Listener = Callable[[], None]
+
+
+class TorchStep:
+    """Update by the optimizer's own ``step``, with the gradient in ``.grad``.
+
+    Serves every optimizer without a rule of ours. One that must evaluate the objective
+    itself (its ``step`` asks for a closure) gets one that returns it.
+    """
+
+    def __init__(
+        self, objective: Objective, coef: Coefficients, optimizer: Optimizer
+    ) -> None:
+        self.objective = objective
+        self.coef = coef
+        self.optimizer = optimizer
+        self.views = coef.as_linear(coef.gradient)
+        # Some optimizers take gradients by .view(-1), which needs contiguous ones.
+        self.gradients = [view.contiguous() for view in self.views]
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        self.needs_closure = closure is not None and closure.default is closure.empty
+
+    def refresh(self) -> None:
+        """Read what a callback may have changed since the last call."""
+        # Parameters that a callback froze keep no gradient: torch skips them.
+        parameters = self.optimizer.param_groups[0]["params"]
+        for parameter, gradient in zip(parameters, self.gradients, strict=True):
+            parameter.grad = gradient if parameter.requires_grad else None
+
+    def commit(self) -> None:
+        """Nothing to do: the state is the optimizer's own."""
+
+    def compute(self, block: Block, listener: Listener | None) -> None:
+        """Bring the gradient to where the optimizer reads it."""
+        self.objective.gradient(block, self.coef)
+        for gradient, view in zip(self.gradients, self.views, strict=True):
+            if gradient.data_ptr() != view.data_ptr():
+                gradient.copy_(view)
+        if listener is not None:
+            listener()
+
+    def update(self, block: Block, listener: Listener | None) -> None:
+        """Update the coefficients; ``listener`` hears of each gradient before it."""
+        if self.needs_closure:
+
+            def closure() -> Tensor:
+                self.compute(block, listener)
+                loss = self.objective.loss_sum(block) * block.scale
+                return loss + self.objective.penalty(self.coef)
+
+            self.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            self.compute(block, listener)
+            self.optimizer.step()
+
+
+@dataclass(slots=True)
+class Segment:
+    """Coefficients that are updated as one vector.
+
+    All of them, unless a callback froze the weight or the intercept, or did so for a
+    while: then each has a segment with its own number of steps.
+    """
+
+    values: Tensor
+    gradient: Tensor
+    weight: Tensor  # the part of the values that is penalised
+    state: dict[str, Tensor]  # of the shape of the values
+    scratch: Tensor
+    n_steps: int
+
+
+class InPlaceStep:
+    """Update by a rule of ours; abstract: a rule defines the four methods below.
+
+    With an L1 penalty each step is followed by its proximal step, of the length that
+    the rule gives to a gradient of one: for rules that scale each coefficient, the
+    proximal step in their metric [1]_. It leads to the minimum of the objective, which
+    a proximal step of length ``lr`` would miss.
+
+    References
+    ----------
+    .. [1] J. Yun, A. Lozano and E. Yang, "Adaptive Proximal Gradient Methods for
+       Structured Neural Networks", NeurIPS 2021.
+    """
+
+    counts = True  # whether the optimizer's state has the number of steps
+
+    def __init__(
+        self, objective: Objective, coef: Coefficients, optimizer: Optimizer
+    ) -> None:
+        self.objective = objective
+        self.coef = coef
+        self.optimizer = optimizer
+        self.l1 = bool(objective.l1)
+        self.largest = torch.finfo(coef.values.dtype).max
+        self._scratch = torch.empty_like(coef.values)
+        self._state: dict[str, Tensor] = {}
+        self._views: dict[str, list[Tensor]] = {}
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        """Names of the tensors in the optimizer's state."""
+        raise NotImplementedError
+
+    def read(self, group: dict[str, Any]) -> None:
+        """Read the numbers of the rule."""
+        raise NotImplementedError
+
+    def move(self, segment: Segment) -> None:
+        """Update the values of a segment by its gradient."""
+        raise NotImplementedError
+
+    def reach(self, segment: Segment) -> float | Tensor:
+        """Length of the step that the rule gives to a lasting gradient of one."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Read what a callback may have changed since the last call."""
+        group = self.optimizer.param_groups[0]
+        self.lr = min(float(group["lr"]), self.largest)
+        self.maximize = group["maximize"]
+        self.read(group)
+        self._names = self.names(group)
+        for name in self._names:
+            if name not in self._state:
+                self._state[name] = torch.zeros_like(self.coef.values)
+                self._views[name] = self.coef.as_linear(self._state[name])
+        for parameter in group["params"]:
+            parameter.grad = None
+        n_steps = [
+            self._adopt(part, parameter) if parameter.requires_grad else None
+            for part, parameter in enumerate(group["params"])
+        ]
+        self.segments = self._cut(n_steps)
+
+    def _adopt(self, part: int, parameter: Tensor) -> int:
+        """Make a parameter's state, which may be loaded, views of ours.
+
+        Returns the number of steps it has seen.
+        """
+        state = self.optimizer.state.get(parameter, {})
+        seen = 0
+        for name in self._names:
+            view, tensor = self._views[name][part], state.get(name)
+            if tensor is None:
+                view.zero_()
+            else:
+                seen = 1
+                if tensor is not view:
+                    view.copy_(tensor)
+                    state[name] = view
+        return int(state["step"]) if "step" in state else seen
+
+    def _cut(self, n_steps: list[int | None]) -> list[Segment]:
+        """Segments of parts that go together; None stands for a frozen part."""
+        if None not in n_steps and len(set(n_steps)) == 1:
+            return [self._segment(slice(None), self.coef.weight, n_steps[0] or 0)]
+        n = self.coef.n_features
+        parts = [
+            (slice(0, n), self.coef.weight),
+            (slice(n, None), self.coef.values[:0]),
+        ]
+        return [
+            self._segment(rows, weight, steps)
+            for (rows, weight), steps in zip(parts, n_steps, strict=False)
+            if steps is not None
+        ]
+
+    def _segment(self, rows: slice, weight: Tensor, n_steps: int) -> Segment:
+        return Segment(
+            values=self.coef.values[rows],
+            gradient=self.coef.gradient[rows],
+            weight=weight,
+            state={name: self._state[name][rows] for name in self._names},
+            scratch=self._scratch[rows],
+            n_steps=n_steps,
+        )
+
+    def commit(self) -> None:
+        """Leave the state where the optimizer keeps it."""
+        if not (self.counts or self._names):
+            return
+        parameters = self.optimizer.param_groups[0]["params"]
+        moved = [part for part, p in enumerate(parameters) if p.requires_grad]
+        for i, part in enumerate(moved):
+            segment = self.segments[min(i, len(self.segments) - 1)]
+            state = self.optimizer.state[parameters[part]]
+            if self.counts:
+                state["step"] = torch.tensor(
+                    float(segment.n_steps), dtype=torch.float32, device="cpu"
+                )
+            for name in self._names:
+                state[name] = self._views[name][part]
+
+    def update(self, block: Block, listener: Listener | None) -> None:
+        """Update the coefficients; ``listener`` hears of the gradient before it."""
+        self.objective.gradient(block, self.coef)
+        if listener is not None:
+            listener()
+        for segment in self.segments:
+            if self.maximize:
+                segment.gradient.neg_()
+            segment.n_steps += 1
+            self.move(segment)
+            if self.l1:
+                reach = self.reach(segment)
+                if isinstance(reach, Tensor):
+                    reach = reach[: len(segment.weight)]
+                self.objective.shrink(segment.weight, reach)
+
+
+class SGDStep(InPlaceStep):
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD`` [1]_.
+
+    References
+    ----------
+    .. [1] I. Sutskever et al., "On the importance of initialization and momentum in
+       deep learning", ICML 2013.
+    """
+
+    counts = False
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["momentum_buffer"] if group["momentum"] else []
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.momentum = group["momentum"]
+        self.gain = 1 - group["dampening"]
+        self.nesterov = group["nesterov"]
+        self.weight_decay = group["weight_decay"]
+
+    def move(self, segment: Segment) -> None:
+        direction = segment.gradient
+        if self.weight_decay:
+            direction.add_(segment.values, alpha=self.weight_decay)
+        if self.momentum:
+            velocity = segment.state["momentum_buffer"]
+            if segment.n_steps == 1:  # the first gradient is not dampened
+                velocity.copy_(direction)
+            else:
+                velocity.mul_(self.momentum).add_(direction, alpha=self.gain)
+            if self.nesterov:
+                direction.add_(velocity, alpha=self.momentum)
+            else:
+                direction = velocity
+        segment.values.add_(direction, alpha=-self.lr)
+
+    def reach(self, segment: Segment) -> float:
+        velocity = self.gain / (1 - self.momentum) if self.momentum else 1.0
+        return self.lr * (1 + self.momentum * velocity if self.nesterov else velocity)
+
+
+class AdamStep(InPlaceStep):
+    """Adam and AdamW, as ``torch.optim.Adam`` and ``AdamW`` [1]_, [2]_.
+
+    References
+    ----------
+    .. [1] D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    .. [2] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR
+       2019.
+    """
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.beta1, self.beta2 = map(float, group["betas"])
+        self.eps = group["eps"]
+        self.amsgrad = group["amsgrad"]
+        decoupled = isinstance(self.optimizer, torch.optim.AdamW)
+        decoupled = group.get("decoupled_weight_decay", decoupled)
+        self.weight_decay = 0.0 if decoupled else group["weight_decay"]
+        self.keep = 1 - self.lr * group["weight_decay"] if decoupled else 1.0
+
+    def move(self, segment: Segment) -> None:
+        gradient, state = segment.gradient, segment.state
+        if self.keep != 1.0:
+            segment.values.mul_(self.keep)
+        if self.weight_decay:
+            gradient.add_(segment.values, alpha=self.weight_decay)
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(gradient, 1 - self.beta1)
+        square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        if self.amsgrad:
+            largest = state["max_exp_avg_sq"]
+            square = torch.maximum(largest, square, out=largest)
+        # Both averages start at zero; the corrections are one number.
+        root = (1 - self.beta2**segment.n_steps) ** 0.5
+        self.scale = self.lr * root
+        scale = self.scale / (1 - self.beta1**segment.n_steps)
+        torch.sqrt(square, out=segment.scratch).add_(self.eps * root)
+        segment.values.addcdiv_(mean, segment.scratch, value=-scale)
+
+    def reach(self, segment: Segment) -> Tensor:
+        return self.scale / segment.scratch
+
+
+class RMSpropStep(InPlaceStep):
+    """RMSprop, plain or centred, with momentum, as ``torch.optim.RMSprop`` [1]_.
+
+    References
+    ----------
+    .. [1] G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012.
+    """
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return [
+            "square_avg",
+            *["momentum_buffer"] * (group["momentum"] > 0),
+            *["grad_avg"] * group["centered"],
+        ]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.decay = group["alpha"]
+        self.eps = group["eps"]
+        self.momentum = group["momentum"]
+        self.centered = group["centered"]
+        self.weight_decay = group["weight_decay"]
+
+    def move(self, segment: Segment) -> None:
+        gradient, state, root = segment.gradient, segment.state, segment.scratch
+        if self.weight_decay:
+            gradient.add_(segment.values, alpha=self.weight_decay)
+        square = state["square_avg"]
+        square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
+        root.copy_(square)
+        if self.centered:
+            mean = state["grad_avg"].lerp_(gradient, 1 - self.decay)
+            root.addcmul_(mean, mean, value=-1)
+        root.sqrt_().add_(self.eps)
+        if self.momentum:
+            velocity = state["momentum_buffer"].mul_(self.momentum)
+            velocity.addcdiv_(gradient, root)
+            segment.values.add_(velocity, alpha=-self.lr)
+        else:
+            segment.values.addcdiv_(gradient, root, value=-self.lr)
+
+    def reach(self, segment: Segment) -> Tensor:
+        return self.lr / (1 - self.momentum) / segment.scratch
+
+
+class AdagradStep(InPlaceStep):
+    """Adagrad, as ``torch.optim.Adagrad`` [1]_.
+
+    References
+    ----------
+    .. [1] J. Duchi, E. Hazan and Y. Singer, "Adaptive Subgradient Methods for Online
+       Learning and Stochastic Optimization", JMLR 12, 2011.
+    """
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["sum"]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.lr_decay = group["lr_decay"]
+        self.eps = group["eps"]
+        self.weight_decay = group["weight_decay"]
+
+    def move(self, segment: Segment) -> None:
+        gradient, total = segment.gradient, segment.state["sum"]
+        if self.weight_decay:
+            gradient.add_(segment.values, alpha=self.weight_decay)
+        self.step = self.lr / (1 + (segment.n_steps - 1) * self.lr_decay)
+        total.addcmul_(gradient, gradient)
+        torch.sqrt(total, out=segment.scratch).add_(self.eps)
+        segment.values.addcdiv_(gradient, segment.scratch, value=-self.step)
+
+    def reach(self, segment: Segment) -> Tensor:
+        return self.step / segment.scratch
+
+
+Step = TorchStep | InPlaceStep
+
+# Optimizers with a rule of ours. AdamW is a subclass of Adam since torch 2.7.
+STEPS: dict[type[Optimizer], type[InPlaceStep]] = {
+    torch.optim.SGD: SGDStep,
+    torch.optim.Adam: AdamStep,
+    torch.optim.AdamW: AdamStep,
+    torch.optim.RMSprop: RMSpropStep,
+    torch.optim.Adagrad: AdagradStep,
+}
+
+
+def find_rule(cls: type[Optimizer]) -> type[InPlaceStep] | None:
+    """The rule of ours for a class: one of torch's, or a subclass with its ``step``."""
+    for known, rule in STEPS.items():
+        if issubclass(cls, known) and cls.step is known.step:
+            return rule
+    return None
+
+
+def make_step(objective: Objective, coef: Coefficients, optimizer: Optimizer) -> Step:
+    """Choose how an optimizer updates the coefficients."""
+    rule = find_rule(type(optimizer))
+    return (rule or TorchStep)(objective, coef, optimizer)
+
+
+def make_optimizer(
+    cls: type[Optimizer], parameters: list[Tensor], **params: Any
+) -> Optimizer:
+    """Construct an optimizer, without the compiler if its rule is one of ours.
+
+    ``Optimizer.add_param_group`` is wrapped in a switch for torch.compile that imports
+    the compiler: two seconds in a fresh process, for an optimizer of which we use the
+    state and not the step. We call what it wraps.
+    """
+    optimizer = cls.__new__(cls)
+    plain = getattr(Optimizer.add_param_group, "__wrapped__", None)
+    if find_rule(cls) is not None and plain is not None:
+        vars(optimizer)["add_param_group"] = MethodType(plain, optimizer)
+    optimizer.__init__(parameters, **params)  # type: ignore[misc]
+    vars(optimizer).pop("add_param_group", None)
+    return optimizer
