@@ -29,7 +29,7 @@ class FullBatch:
 
     Attributes
     ----------
-    loss : Tensor of shape ()
+    loss : float
         Mean loss, without the penalty, at the coefficients.
     gradient_norm : float
         Max-norm of the gradient there.
@@ -47,7 +47,7 @@ class FullBatch:
         self.block = block
         self.coef = coef
         self.tol = tol
-        self.loss = torch.zeros((), dtype=torch.float64, device="cpu")
+        self.loss = float("inf")
         self.precision = 4 * torch.finfo(coef.values.dtype).eps
         self.gradient_norm = float("inf")
         self.stalled = False
@@ -89,7 +89,7 @@ class FullBatch:
         """Logits, gradient and loss at the coefficients, from X."""
         self.objective.logits(self.block, self.coef)
         self.evaluate()
-        self.loss = self.objective.loss_sum(self.block) * self.block.scale
+        self.loss = self.objective.loss_sum(self.block).item() * self.block.scale
         self._age = 0
 
     def refresh(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-import torch
 from torch import Tensor
 
 from ._fullbatch import FullBatch
@@ -48,7 +47,7 @@ class LBFGS(FullBatch):
         if point.step == 0.0:
             return self._restart()
         line.accept(point.step)
-        self.loss = torch.tensor(point.loss, dtype=torch.float64, device="cpu")
+        self.loss = point.loss
         self.evaluate()
         s, y = coef.values - before, coef.gradient - gradient
         sy = (s * y).sum()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -43,7 +42,7 @@ class MiniBatch:
         self.batches = batches
         self.coef = coef
         self.step = make_step(objective, coef, optimizer)
-        self.loss = torch.zeros((), dtype=torch.float64, device="cpu")
+        self._loss_sum: Tensor | None = None
         self.n_batches = 0
         self.done = False  # a given number of epochs is what it runs
 
@@ -51,8 +50,14 @@ class MiniBatch:
         """Read what a callback may have changed since the last update."""
         self.step.refresh()
 
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last epoch; waits for the device."""
+        assert self._loss_sum is not None  # there is at least one row
+        return self._loss_sum.item() / self.batches.n_rows
+
     def visit(self) -> Iterator[Block]:
-        """Visit the batches of one epoch and record their mean loss in ``loss``."""
+        """Visit the batches of one epoch and add up their losses."""
         loss_sum: Tensor | None = None
         self.n_batches = 0
         for chunk in self.batches:
@@ -60,8 +65,7 @@ class MiniBatch:
             self.n_batches += len(chunk.batches)
             chunk_sum = self.objective.loss_sum(chunk.block)
             loss_sum = chunk_sum if loss_sum is None else loss_sum + chunk_sum
-        assert loss_sum is not None  # there is at least one row
-        self.loss = loss_sum / len(self.batches.rows)
+        self._loss_sum = loss_sum
 
     def update(self, block: Block, listener: Listener | None = None) -> None:
         """One step on a batch."""

@@ -63,7 +63,7 @@ class Newton(FullBatch):
         if point.step == 0.0:
             return False
         line.accept(point.step)
-        self.loss = torch.tensor(point.loss, dtype=torch.float64, device="cpu")
+        self.loss = point.loss
         self.evaluate()
         return True
 

@@ -49,6 +49,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,12 +131,12 @@ class Objective:
     alpha: float = 0.0
     l1_ratio: float = 0.0
 
-    @property
+    @cached_property
     def l2(self) -> float:
         """Strength of ``||w||^2 / 2``."""
         return self.alpha * (1.0 - self.l1_ratio)
 
-    @property
+    @cached_property
     def l1(self) -> float:
         """Strength of ``||w||_1``."""
         return self.alpha * self.l1_ratio
@@ -162,14 +163,15 @@ class Objective:
         residual = self.loss.residual(block.logits, block.y, block.residual)
         if block.weight is not None:
             residual.mul_(block.weight)
-        sums = [(coef.gradient, block.Xt)]
-        if block.n_columns != coef.length:
-            sums = [
-                (coef.weight_gradient, block.Xt),
-                (coef.intercept_gradient, block.ones),
-            ]
-        for out, rows in sums:
-            coef.add_product(out, rows, residual, beta=0, alpha=block.scale, out=out)
+        add, scale = coef.add_product, block.scale
+        if block.n_columns == coef.length:
+            out = coef.gradient
+            add(out, block.Xt, residual, beta=0, alpha=scale, out=out)
+        else:
+            out = coef.weight_gradient
+            add(out, block.Xt, residual, beta=0, alpha=scale, out=out)
+            out = coef.intercept_gradient
+            add(out, block.ones, residual, beta=0, alpha=scale, out=out)
         if self.l2:
             coef.weight_gradient.add_(coef.weight, alpha=self.l2)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
 # batches in it are read twice, once for the logits and once for the gradient.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
+DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Block:
     """
 
     X: Tensor  # (n_rows, n_features [+ 1]); a last column may be ones
+    features: Tensor  # X without the column of ones
     Xt: Tensor  # its transpose
     y: Tensor
     weight: Tensor | None
@@ -67,6 +69,7 @@ class Block:
     def __getitem__(self, rows: slice) -> Block:
         return _block(
             self.X[rows],
+            self.features[rows],
             self.y[rows],
             None if self.weight is None else self.weight[rows],
             self.logits[rows],
@@ -75,11 +78,17 @@ class Block:
 
 
 def _block(
-    X: Tensor, y: Tensor, weight: Tensor | None, logits: Tensor, residual: Tensor
+    X: Tensor,
+    features: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    logits: Tensor,
+    residual: Tensor,
 ) -> Block:
     n_rows, n_columns = X.shape
     return Block(
         X=X,
+        features=features,
         Xt=X.t(),
         y=y,
         weight=weight,
@@ -100,7 +109,8 @@ def buffer_block(rows: Rows, n_rows: int, *, fit_intercept: bool) -> Block:
     weight = None
     if rows.weight is not None:
         weight = X.new_empty((n_rows,) + (1,) * (y.dim() - 1))
-    return _block(X, y, weight, torch.empty_like(y), torch.empty_like(y))
+    features = X[:, :n_features]
+    return _block(X, features, y, weight, torch.empty_like(y), torch.empty_like(y))
 
 
 def view_block(rows: Rows) -> Block:
@@ -108,12 +118,13 @@ def view_block(rows: Rows) -> Block:
     y, weight = rows.y, rows.weight
     if weight is not None:
         weight = weight.view(-1, *(1,) * (y.dim() - 1))
-    return _block(rows.X, y, weight, torch.empty_like(y), torch.empty_like(y))
+    X = rows.X
+    return _block(X, X, y, weight, torch.empty_like(y), torch.empty_like(y))
 
 
 def copy_rows(rows: Rows, source: slice | Tensor, block: Block) -> None:
     """Copy rows, a slice or an index of shape (len(block),), into a buffer."""
-    pairs = [(rows.X, block.X[:, : rows.X.shape[1]]), (rows.y, block.y)]
+    pairs = [(rows.X, block.features), (rows.y, block.y)]
     if rows.weight is not None and block.weight is not None:
         pairs.append((rows.weight, block.weight.view(-1)))
     for values, out in pairs:
@@ -146,13 +157,17 @@ class RandomStream:
         self.n_draws = 0
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
         self._permutation = torch.Generator(device="cpu")
-        self._draw(n_draws)
+        self._ahead: list[int] = []  # drawn and not used yet, in reverse
+        for _ in range(n_draws):
+            self._draw()
 
-    def _draw(self, n: int) -> list[int]:
-        numbers = torch.empty(n, dtype=torch.int64, device="cpu")
-        self.n_draws += n
-        drawn: list[int] = numbers.random_(generator=self._generator).tolist()
-        return drawn
+    def _draw(self) -> int:
+        if not self._ahead:
+            numbers = torch.empty(DRAWS_AHEAD, dtype=torch.int64, device="cpu")
+            self._ahead = numbers.random_(generator=self._generator).tolist()
+            self._ahead.reverse()
+        self.n_draws += 1
+        return self._ahead.pop()
 
     def initial_linear(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Fill the tensors of an ``nn.Linear`` as its constructor does, in float32."""
@@ -171,8 +186,11 @@ class RandomStream:
 
     def epoch_seed(self, *, shuffle: bool, validation: bool) -> int:
         """Draw what one epoch draws and return the seed of its permutation."""
-        draws = self._draw(1 + shuffle + validation)
-        return draws[1] if shuffle else 0
+        self._draw()  # the loader's base seed
+        seed = self._draw() if shuffle else 0
+        if validation:
+            self._draw()
+        return seed
 
     def permutation(self, n_rows: int, seed: int) -> Tensor:
         """Order of the rows in the epoch of a seed: (n_rows,) of int64."""
@@ -220,7 +238,7 @@ class Batches:
         self.stream = stream
         self.shuffle = shuffle
         self.validation = validation
-        n_rows = len(rows)
+        self.n_rows = n_rows = len(rows)
         row_bytes = rows.X.shape[1] * rows.X.element_size()
         budget = CHUNK_BYTES.get(rows.X.device.type, CHUNK_BYTES["cuda"])
         n_batches = max(1, budget // (row_bytes * batch_size))
@@ -255,10 +273,14 @@ class Batches:
         yield self._full
 
     def _copied(self, seed: int) -> Iterator[Chunk]:
-        n_rows, capacity = len(self.rows), self._starts.step
+        n_rows, capacity = self.n_rows, self._starts.step
         order = None
         if self.shuffle:
             order = self.stream.permutation(n_rows, seed).to(self.rows.X.device)
+            if capacity == n_rows:
+                copy_rows(self.rows, order, self._full.block)
+                yield self._full
+                return
         for start in self._starts:
             stop = start + capacity
             chunk = self._full if stop <= n_rows else self._last

@@ -176,28 +176,28 @@ class InPlaceStep:
 
     def _cut(self, n_steps: list[int | None]) -> list[Segment]:
         """Segments of parts that go together; None stands for a frozen part."""
-        if None not in n_steps and len(set(n_steps)) == 1:
-            return [self._segment(slice(None), self.coef.weight, n_steps[0] or 0)]
-        n = self.coef.n_features
+        coef, state = self.coef, {name: self._state[name] for name in self._names}
+        first = n_steps[0]
+        if first is not None and n_steps.count(first) == len(n_steps):
+            whole = coef.values, coef.gradient, coef.weight
+            return [Segment(*whole, state, self._scratch, first)]
+        n = coef.n_features
         parts = [
-            (slice(0, n), self.coef.weight),
-            (slice(n, None), self.coef.values[:0]),
+            (slice(0, n), coef.weight),
+            (slice(n, None), coef.values[:0]),
         ]
         return [
-            self._segment(rows, weight, steps)
+            Segment(
+                values=coef.values[rows],
+                gradient=coef.gradient[rows],
+                weight=weight,
+                state={name: tensor[rows] for name, tensor in state.items()},
+                scratch=self._scratch[rows],
+                n_steps=steps,
+            )
             for (rows, weight), steps in zip(parts, n_steps, strict=False)
             if steps is not None
         ]
-
-    def _segment(self, rows: slice, weight: Tensor, n_steps: int) -> Segment:
-        return Segment(
-            values=self.coef.values[rows],
-            gradient=self.coef.gradient[rows],
-            weight=weight,
-            state={name: self._state[name][rows] for name in self._names},
-            scratch=self._scratch[rows],
-            n_steps=n_steps,
-        )
 
     def commit(self) -> None:
         """Leave the state where the optimizer keeps it."""
