@@ -361,6 +361,7 @@ def test_an_unfitted_estimator_stays_unfitted(case):
 
 
 @casting
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 @pytest.mark.parametrize("warm_start", [False, True], ids=["", "warm start"])
 @every_case
 def test_a_fitted_estimator_keeps_its_state(case, warm_start):

@@ -993,7 +993,7 @@ class TestWarmStart:
             ((X, y + 1), r"same classes: y has \[1, 2\], the fitted .* \[0, 1\]"),
             ((X, np.array(["a", "b"])[y]), r"same classes: y has \['a', 'b'\]"),
             ((X3[:, :2], y3), r"same classes: y has \[0, 1, 2\]"),
-            ((X6, y6), "same features: X has 6, the fitted estimator 2"),
+            ((X6, y6), "X has 6 features, but .* is expecting 2"),
         ],
         ids=["other classes", "str classes", "more classes", "more features"],
     )

@@ -12,15 +12,17 @@ import torchlogistic
 # imports torch and no other package.
 GROUPS = [
     ["_loss", "_objective", "_rows"],
-    ["_line_search", "_fullbatch", "_steps"],
+    ["_gradient", "_steps", "_orthant"],
+    ["_line_search"],
+    ["_fullbatch"],
     ["_minibatch", "_lbfgs", "_newton"],
     ["_solvers"],
-    ["_validation", "_callbacks"],
+    ["_validation", "_callbacks", "_continuation"],
     ["_net"],
     ["_training"],
     ["_classifier"],
 ]
-MATHEMATICS = 4
+MATHEMATICS = 6
 SOURCE = Path(torchlogistic.__file__).parent
 LEVEL = {name: level for level, group in enumerate(GROUPS) for name in group}
 

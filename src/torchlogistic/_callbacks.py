@@ -74,6 +74,11 @@ def replace_callback(callbacks: list[Any], name: str, new: Any) -> list[Any]:
 def check_callbacks(callbacks: list[Any] | None) -> None:
     """Raise ValueError for an entry that skorch would stumble over later."""
     for name, callback in named_callbacks(callbacks):
+        if "__" in str(name):
+            raise ValueError(
+                f"callbacks has the name {name!r}: names must not contain '__', which "
+                "separates a callback from its parameter in set_params"
+            )
         kind = callback if isinstance(callback, type) else type(callback)
         if callback is not None and not hasattr(kind, "on_epoch_end"):
             raise ValueError(
@@ -117,26 +122,6 @@ def hears_training(callback: Any) -> bool:
         CONDITIONS.get(method, lambda callback: True)(callback)
         for method in _overrides(callback)
     )
-
-
-def schedules_of(callbacks: Named) -> dict[str, dict[str, Any]]:
-    """State of the schedulers of the learning rate, by the callback's name."""
-    return {
-        name: callback.lr_scheduler_.state_dict()
-        for name, callback in callbacks
-        if hasattr(callback, "lr_scheduler_")
-    }
-
-
-def restore_schedules(callbacks: Named, states: dict[str, dict[str, Any]]) -> None:
-    """Load the state of schedulers of the same name into those of a new run.
-
-    skorch continues a schedule from the number of epochs; one that steps with each
-    batch, or that remembers losses, needs more.
-    """
-    for name, callback in callbacks:
-        if name in states and hasattr(callback, "lr_scheduler_"):
-            callback.lr_scheduler_.load_state_dict(states[name])
 
 
 class StopEarly(Callback):

@@ -361,7 +361,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever occur. Needed on the first call, optional later.
         sample_weight : array-like of shape (n_samples,), default=None
-            Scaled to mean one within the call.
+            Scaled to mean one within the call; ``class_weight`` then multiplies it as
+            it is.
 
         Returns
         -------
@@ -386,14 +387,22 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     ) -> Self:
         device = check_device(self.device)
         dtype = check_dtype(self.dtype, device)
-        rows = check_training_rows(self, X, y, sample_weight, dtype)
+        continued = self.warm_start and hasattr(self, "coef_")
+        rows = check_training_rows(
+            self, X, y, sample_weight, dtype, reset=not continued
+        )
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         report = {"X": X, "y": y, "metadata": metadata}
         rows = drop_weightless(rows)
         classes = find_classes(rows.y)
-        continued = self.warm_start and hasattr(self, "coef_")
         if continued:
-            self._check_same_problem(classes, rows.X.shape[1])
+            if not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    "warm_start=True continues only with the same classes: y has "
+                    f"{classes.tolist()}, the fitted estimator "
+                    f"{self.classes_.tolist()}"
+                )
+            self._check_same_intercept()
         seed = self._run["seed"] if continued else check_seed(self.random_state)
         held = check_validation_rows(
             self, X_val, y_val, sample_weight_val, classes, rows.X.dtype
@@ -433,6 +442,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if not continued:
             known = check_given_classes(classes, rows.y)
         else:
+            self._check_same_intercept()
             known = self.classes_
             if classes is not None and not np.array_equal(known, np.unique(classes)):
                 raise ValueError(
@@ -450,6 +460,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 seed=seed,
                 continued=continued,
                 epochs=1,
+                whole=False,
             )
         )
 
@@ -460,17 +471,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.__dict__.update(net.fitted_attributes())
         return self
 
-    def _check_same_problem(self, classes: np.ndarray, n_features: int) -> None:
-        """Raise ValueError if a warm start would change what is predicted from what."""
-        if not np.array_equal(classes, self.classes_):
+    def _check_same_intercept(self) -> None:
+        if self.fit_intercept != self._run["fit_intercept"]:
             raise ValueError(
-                "warm_start=True continues only with the same classes: y has "
-                f"{classes.tolist()}, the fitted estimator {self.classes_.tolist()}"
-            )
-        if n_features != self.coef_.shape[1]:
-            raise ValueError(
-                "warm_start=True continues only with the same features: X has "
-                f"{n_features}, the fitted estimator {self.coef_.shape[1]}"
+                f"fit_intercept={self.fit_intercept} differs from the fit that would "
+                "be continued: set it back, or fit a clone of the estimator"
             )
 
     @contextmanager
@@ -589,17 +594,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         model : sklearn.linear_model.LogisticRegression
         """
         check_is_fitted(self)
-        alpha = self.alpha * self._run["weight_sum"]
+        run = self._run
+        alpha = run["alpha"] * run["weight_sum"]
         params: dict[str, Any] = {
             "C": 1 / alpha if alpha else np.inf,
-            "fit_intercept": self._run["fit_intercept"],
-            "class_weight": self.class_weight,
+            "fit_intercept": run["fit_intercept"],
         }
-        if self.pos_weight is not None:
-            negative, positive = self.classes_.tolist()
-            params["class_weight"] = {negative: 1.0, positive: self._run["pos_weight"]}
-        if alpha and self.l1_ratio:
-            params.update(l1_ratio=self.l1_ratio, solver="saga")
+        weight = run["class_weight"]
+        if run["pos_weight"] != 1.0:
+            weight = np.array([1.0, run["pos_weight"]])
+        if weight is not None:
+            labels = self.classes_.tolist()
+            params["class_weight"] = dict(zip(labels, weight.tolist(), strict=True))
+        if alpha and run["l1_ratio"]:
+            params.update(l1_ratio=run["l1_ratio"], solver="saga")
             if LogisticRegression().penalty == "l2":  # scikit-learn < 1.8
                 params["penalty"] = "elasticnet"
         model = LogisticRegression(**params)

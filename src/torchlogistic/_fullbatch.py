@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ._gradient import FullGradient
+from ._line_search import Point
 from ._objective import Coefficients, Objective
 from ._rows import Block
 
-# Iterations after which the logits are computed anew rather than updated: rounding
-# would add up.
-REFRESH = 20
+# The slack that a line search grants to rounding could let it go round in circles.
+PATIENCE = 3
 
 
 class FullBatch:
@@ -25,7 +26,8 @@ class FullBatch:
         All rows.
     coef : Coefficients
     tol : float
-        Max-norm of the gradient at which the solver has converged.
+        Max-norm of the gradient at which the solver has converged. With an L1 penalty
+        it is that of the subgradient of least norm.
 
     Attributes
     ----------
@@ -47,12 +49,14 @@ class FullBatch:
         self.block = block
         self.coef = coef
         self.tol = tol
+        self.full = FullGradient(objective, block)
         self.loss = float("inf")
         self.precision = 4 * torch.finfo(coef.values.dtype).eps
         self.gradient_norm = float("inf")
         self.stalled = False
         self._seen: Tensor | None = None
-        self._age = 0
+        self._seen_frozen = list(coef.frozen)
+        self._idle = 0  # iterations in a row that did not lower the objective
 
     @property
     def converged(self) -> bool:
@@ -76,27 +80,38 @@ class FullBatch:
         raise NotImplementedError
 
     def iterate(self) -> bool:
-        """One iteration; False if no step lowers the objective."""
+        """One iteration; False if no step lowers the objective.
+
+        Leaves logits, gradient and ``loss`` at the new coefficients.
+        """
         raise NotImplementedError
 
-    def evaluate(self) -> None:
-        """Gradient and its norm at the logits in the block."""
-        self.objective.gradient_at_logits(self.block, self.coef)
-        self.coef.zero_frozen()
-        self.gradient_norm = self.coef.gradient.abs().max().item()
+    def origin(self) -> Point:
+        """The point from which an iteration starts; its slope is not known yet."""
+        penalty = self.objective.penalty(self.coef).item()
+        return Point(0.0, self.loss + penalty, float("nan"), self.loss)
 
-    def refresh_logits(self) -> None:
-        """Logits, gradient and loss at the coefficients, from X."""
-        self.objective.logits(self.block, self.coef)
-        self.evaluate()
-        self.loss = self.objective.loss_sum(self.block).item() * self.block.scale
-        self._age = 0
+    def arrive(self, origin: Point, point: Point) -> bool:
+        """Take note of where an iteration ended; False if it led nowhere."""
+        self.loss = point.loss
+        self._measure()
+        self._idle = 0 if point.value < origin.value else self._idle + 1
+        return point.step > 0 and self._idle < PATIENCE
+
+    def _measure(self) -> None:
+        norm = self.objective.subgradient(self.coef).abs().max().item()
+        self.gradient_norm = norm
 
     def refresh(self) -> None:
         """Notice coefficients that a callback changed since the last iteration."""
-        if self._seen is None or not torch.equal(self._seen, self.coef.values):
-            self.reset()
-            self.refresh_logits()
+        known = self._seen is not None and torch.equal(self._seen, self.coef.values)
+        if known and self._seen_frozen == self.coef.frozen:
+            return
+        self.reset()
+        self.loss = self.full.evaluate(self.coef)
+        self._measure()
+        self._seen_frozen = list(self.coef.frozen)
+        self._idle, self.stalled = 0, False
 
     def visit(self) -> Iterator[Block]:
         """Visit the one batch."""
@@ -108,9 +123,6 @@ class FullBatch:
         if listener is not None:
             listener()
         if not self.done:
-            self._age += 1
-            if self._age % REFRESH == 0:
-                self.refresh_logits()
             self.stalled = not self.iterate()
         self._seen = self.coef.values.clone()
 

@@ -1,19 +1,21 @@
-"""The objective along a line, and the step that satisfies the strong Wolfe conditions.
+"""The objective along a line, and how far to go along it.
 
 The logits of a linear model are linear along a line: at ``coef + t * direction`` they
-are ``z + t * X @ direction``. After that one product a trial step costs vectors of n
-entries and no pass over X.
+are ``z + t * X @ direction``. The first step that is tried is evaluated in full, with
+its gradient, in one pass over X; mostly it is the one that is taken. The difference of
+the logits then gives every other step at the price of vectors of n entries.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ._objective import Coefficients, Objective, accumulator
-from ._rows import Block
+from ._gradient import FullGradient
+from ._objective import Coefficients, accumulator
 
 SUFFICIENT_DECREASE = 1e-4  # c1 and c2 of Nocedal and Wright
 CURVATURE = 0.9
@@ -35,58 +37,61 @@ class Line:
 
     Parameters
     ----------
-    objective : Objective
-        Its smooth part; L1 has no slope.
-    block : Block
-        Holds the logits at ``coef``.
-    coef, direction : Coefficients
+    full : FullGradient
+        Its block holds the logits at ``coef``.
+    coef : Coefficients
+    direction : Tensor
+        Of the shape of the coefficients.
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        block: Block,
-        coef: Coefficients,
-        direction: Coefficients,
+        self, full: FullGradient, coef: Coefficients, direction: Tensor
     ) -> None:
-        self.objective = objective
-        self.block = block
+        self.full = full
         self.coef = coef
         self.direction = direction
-        self.start = block.logits.clone()
-        self.change = objective.logits(
-            block, direction, out=torch.empty_like(self.start)
-        )
         self.wide = accumulator(coef.values)
-        w, d = coef.weight.to(self.wide), direction.weight.to(self.wide)
-        # ||w + t d||^2 is a parabola in t.
-        self._norms = (w.square().sum(), (w * d).sum(), d.square().sum())
+        self.before = coef.values.clone()
+        self.start = full.block.logits.clone()
+        self.change: Tensor | None = None  # of the logits, for a step of one
+
+    def slope(self, gradient: Tensor) -> float:
+        """Slope along the line of a function with a gradient."""
+        return torch.sum(gradient * self.direction, dtype=self.wide).item()
+
+    def move(self, step: float) -> None:
+        torch.add(self.before, self.direction, alpha=step, out=self.coef.values)
+
+    def jump(self, step: float) -> Point:
+        """Move to a step and evaluate there, gradient included: a pass over X."""
+        self.move(step)
+        loss = self.full.evaluate(self.coef)
+        value = loss + self.full.objective.penalty(self.coef).item()
+        if step > 0 and self.change is None:
+            self.change = (self.full.block.logits - self.start).div_(step)
+        return Point(step, value, self.slope(self.coef.gradient), loss)
 
     def at(self, step: float) -> Point:
-        """Evaluate at a step; leaves its logits and residuals in the block.
-
-        One synchronization with the device.
-        """
-        block, objective = self.block, self.objective
+        """Evaluate at a step, after a first jump, without reading X."""
+        block, objective = self.full.block, self.full.objective
+        assert self.change is not None
         torch.add(self.start, self.change, alpha=step, out=block.logits)
         loss = objective.loss_sum(block).to(self.wide) * block.scale
         residual = objective.loss.residual(block.logits, block.y, block.residual)
         if block.weight is not None:
             residual.mul_(block.weight)
         slope = torch.sum(residual * self.change, dtype=self.wide) * block.scale
-        ww, wd, dd = self._norms
-        value = loss + objective.l2 / 2 * (ww + 2 * step * wd + step**2 * dd)
-        slope = slope + objective.l2 * (wd + step * dd)
+        self.move(step)
+        n = self.coef.n_features
+        bend = torch.sum(self.coef.weight * self.direction[:n], dtype=self.wide)
+        slope = slope + objective.l2 * bend
+        value = loss + objective.penalty(self.coef)
         numbers: list[float] = torch.stack([value, slope, loss]).tolist()
         return Point(step, *numbers)
 
-    def accept(self, step: float) -> None:
-        """Move the coefficients to a step, whose logits stand in the block."""
-        self.coef.values.add_(self.direction.values, alpha=step)
-
 
 def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> Point:
-    """Find a step that satisfies the strong Wolfe conditions.
+    """Go to a step that satisfies the strong Wolfe conditions.
 
     The objective is convex, so that its slope rises along the line: the step is
     bracketed by doubling, then narrowed by the secant of the slope, kept off the ends
@@ -105,7 +110,8 @@ def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> 
     Returns
     -------
     Point
-        Its logits stand in the block. Step zero if no step lowers the value.
+        Coefficients, logits and gradient are there. Step zero if no step lowers the
+        value.
 
     References
     ----------
@@ -113,21 +119,21 @@ def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> 
        section 3.5.
     """
     low, high = origin, None
-    step = first
-    for _ in range(MAX_TRIALS):
-        point = line.at(step)
+    point = line.jump(first)
+    evaluate = line.at if math.isfinite(point.value) else line.jump
+    for trial in range(MAX_TRIALS):
         slack = precision * abs(origin.value)
-        bound = origin.value + SUFFICIENT_DECREASE * step * origin.slope + slack
-        steep = abs(point.slope) > -CURVATURE * origin.slope
-        if point.value <= bound and not steep:
-            return point
+        decrease = SUFFICIENT_DECREASE * point.step * origin.slope
+        fell = point.value <= origin.value + decrease + slack
+        if fell and abs(point.slope) <= -CURVATURE * origin.slope:
+            return point if trial == 0 else line.jump(point.step)
         # A value that is not a number is too far, too.
-        if point.value <= bound and point.slope < 0:
+        if fell and point.slope < 0:
             low = point
         else:
             high = point
-        step = 2 * step if high is None else _between(low, high)
-    return line.at(low.step) if low.value < origin.value else line.at(0.0)
+        point = evaluate(2 * point.step if high is None else _between(low, high))
+    return line.jump(low.step if low.value < origin.value else 0.0)
 
 
 def _between(low: Point, high: Point) -> float:
@@ -138,6 +144,23 @@ def _between(low: Point, high: Point) -> float:
     return low.step + width * min(max(share, 0.1), 0.9)
 
 
-def direction_like(coef: Coefficients, values: Tensor) -> Coefficients:
-    """Present a tensor of the coefficients' shape as coefficients."""
-    return Coefficients(values, fit_intercept=coef.fit_intercept)
+def armijo_step(line: Line, origin: Point, *, precision: float) -> Point:
+    """Go to a step of 1, 1/2, 1/4, ... that lowers the value enough.
+
+    For objectives with an L1 norm, whose ``origin.slope`` is the change of the norm
+    from step 0 to 1 plus the slope of the rest [1]_. Returns as :func:`wolfe_step`.
+
+    References
+    ----------
+    .. [1] J. Lee, Y. Sun and M. Saunders, "Proximal Newton-Type Methods for Minimizing
+       Composite Functions", SIAM Journal on Optimization 24(3), 2014.
+    """
+    point = line.jump(1.0)
+    evaluate = line.at if math.isfinite(point.value) else line.jump
+    slack = precision * abs(origin.value)
+    for trial in range(MAX_TRIALS):
+        decrease = SUFFICIENT_DECREASE * point.step * origin.slope
+        if point.value <= origin.value + decrease + slack:
+            return point if trial == 0 else line.jump(point.step)
+        point = evaluate(point.step / 2)
+    return line.jump(0.0)

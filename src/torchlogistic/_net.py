@@ -9,6 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,12 @@ from ._callbacks import (
     guarded_checkpoints,
     hears_batches,
     hears_training,
+)
+from ._continuation import (
+    optimizer_state,
+    restore_optimizer,
     restore_schedules,
-    schedules_of,
+    schedule_states,
 )
 from ._fullbatch import FullBatch
 from ._minibatch import MiniBatch
@@ -35,6 +40,7 @@ from ._steps import make_optimizer
 
 # A finished run whose loss is so many times that of a model that ignores X diverged.
 DIVERGED = 1e4
+CHECKED_ROWS = 1000
 
 
 class StopTraining(KeyboardInterrupt):
@@ -83,33 +89,6 @@ def _make_contiguous(
             state[name] = tensor.contiguous()
 
 
-def _name_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _to_arrays(state: Any) -> Any:
-    """Turn the tensors in an optimizer's state into arrays."""
-    if isinstance(state, Tensor):
-        return state.detach().cpu().clone().numpy()
-    if isinstance(state, dict):
-        return {key: _to_arrays(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_to_arrays(value) for value in state)
-    return state
-
-
-def _to_tensors(state: Any, parameter: Tensor) -> Any:
-    """Turn them back; but for counters, they live where the parameter does."""
-    if isinstance(state, np.ndarray):
-        tensor = torch.from_numpy(state.copy())
-        return tensor.to(parameter) if tensor.dim() else tensor
-    if isinstance(state, dict):
-        return {key: _to_tensors(value, parameter) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_to_tensors(value, parameter) for value in state)
-    return state
-
-
 class RowsDataset(skorch.dataset.Dataset):
     """What callbacks see of the rows: X and the labels 0 to n_classes - 1."""
 
@@ -121,7 +100,7 @@ class RowsDataset(skorch.dataset.Dataset):
     def X(self) -> Tensor:
         return self.rows.X
 
-    @property
+    @cached_property
     def y(self) -> Tensor:
         return self.objective.loss.labels(self.rows.y)
 
@@ -273,9 +252,14 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         ValueError
             If the run diverged.
         """
-        same_optimizer = earlier is not None and self._restore_optimizer(earlier)
+        optimizer, arguments = self.optimizer_, self._optimizer_arguments()
+        if earlier is not None:
+            restore_optimizer(optimizer, arguments, earlier)
+            # Schedulers that continue ask for it.
+            group = optimizer.param_groups[0]
+            group.setdefault("initial_lr", group["lr"])
         for row in history:
-            self.history_.append({"batches": [], **row})
+            self.history_.append(row)
             for prefix, least in self._least.items():
                 self._least[prefix] = min(least, row.get(f"{prefix}_loss", math.inf))
         callbacks = [callback for _, callback in self.callbacks_]
@@ -284,13 +268,13 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         X = self.train_rows.X
         y = self.objective.loss.labels(self.train_rows.y)
         self.notify("on_train_begin", X=X, y=y)
-        if earlier is not None and same_optimizer:
-            self._restore_schedules(earlier)
+        if earlier is not None:
+            restore_schedules(self.callbacks_, optimizer, arguments, earlier)
         with guarded_checkpoints(callbacks):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
-            self._check_end()
             self.notify("on_train_end", X=X, y=y)
+            self._check_end()
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of all callbacks.
@@ -349,50 +333,61 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             batch = self._as_batch(block)
             self.notify("on_batch_begin", batch=batch, training=True)
             self.train_step(solver, block=block, batch=batch)
-            loss = self.objective.loss_sum(block) * block.scale
+            loss = self.objective.mean_loss(block)
             self._record_batch(prefix, loss.item(), len(block))
             step = {"loss": loss, "y_pred": block.logits.clone()}
             self.notify("on_batch_end", batch=batch, training=True, **step)
         self._record_epoch(prefix, solver.loss, solver.n_batches)
 
-    def train_step(self, solver: MiniBatch | FullBatch, **heard: Any) -> None:
+    def train_step(
+        self,
+        solver: MiniBatch | FullBatch,
+        *,
+        block: Block,
+        batch: tuple[Tensor, Tensor],
+    ) -> None:
         """One update, with the event between the gradient and its use."""
 
         def listener() -> None:
             self.notify(
                 "on_grad_computed",
                 named_parameters=list(self.module_.named_parameters()),
-                batch=heard["batch"],
+                batch=batch,
                 training=True,
             )
+            # A callback may have put another tensor there.
+            for parameter, gradient in pairs:
+                if parameter.grad is not None and parameter.grad is not gradient:
+                    gradient.copy_(parameter.grad)
 
         solver.refresh()
         # Callbacks find the gradient where torch keeps it.
-        parameters = self.module_.parameters()
         gradients = self.coef.as_linear(self.coef.gradient)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        pairs = list(zip(self.module_.parameters(), gradients, strict=True))
+        for parameter, gradient in pairs:
             if parameter.grad is None and parameter.requires_grad:
                 parameter.grad = gradient
-        solver.update(heard["block"], listener)
+        solver.update(block, listener)
 
     def _evaluate(self, block: Block, prefix: str) -> None:
-        heard: dict[str, Any] = {"training": False}
+        event: dict[str, Any] = {"training": False}
         if self._hears_batches:
-            heard["batch"] = self._as_batch(block)
-            self.notify("on_batch_begin", **heard)
+            event["batch"] = self._as_batch(block)
+            self.notify("on_batch_begin", **event)
         else:
             self._start_batch()
         step = self.validation_step(block)
         loss = step["loss"].item()
         self._record_batch(prefix, loss, len(block))
         if self._hears_batches:
-            self.notify("on_batch_end", **heard, **step)
+            step["y_pred"] = step["y_pred"].clone()  # it may be kept
+            self.notify("on_batch_end", **event, **step)
         self._record_epoch(prefix, loss, 1)
 
     def validation_step(self, batch: Block, **fit_params: Any) -> dict[str, Tensor]:
         """Logits and mean loss of the validation rows."""
         logits = self.objective.logits(batch, self.coef)
-        loss = self.objective.loss_sum(batch) * batch.scale
+        loss = self.objective.mean_loss(batch)
         return {"loss": loss, "y_pred": logits}
 
     def _as_batch(self, block: Block) -> tuple[Tensor, Tensor]:
@@ -424,9 +419,14 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         """Raise ValueError if the run ended at coefficients that are of no use."""
         if not self.history_:
             return
-        loss = self.history_[-1]["train_loss"]
-        finite = torch.isfinite(self.coef.values).all()
-        if loss > DIVERGED * self._null_loss() or not finite:
+        # Some rows will do, spread over all.
+        rows = self.train_rows
+        every = slice(None, None, -(-len(rows) // CHECKED_ROWS))
+        weight = None if rows.weight is None else rows.weight[every]
+        block = view_block(Rows(rows.X[every], rows.y[every], weight))
+        self.objective.logits(block, self.coef)
+        loss = self.objective.mean_loss(block).item()
+        if not loss <= DIVERGED * self._null_loss():
             raise ValueError(self._divergence(loss))
 
     def _null_loss(self) -> float:
@@ -453,9 +453,13 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         values = self.coef.values.detach().cpu().clone()
         weight, *bias = (part.numpy() for part in self.coef.as_linear(values))
         zeros = np.zeros(len(weight), dtype=weight.dtype)
-        keep = set() if self._hears_training else {"batches"}
+        # Records of batches stay if a callback asked for them. An epoch that has only
+        # begun is none yet.
+        dropped = set() if self._hears_training else {"batches"}
         history = [
-            {k: v for k, v in row.items() if k not in keep} for row in self.history_
+            {k: row[k] for k in row if k not in dropped} if "batches" in row else row
+            for row in self.history_
+            if "train_loss" in row
         ]
         attributes = {
             "coef_": np.ascontiguousarray(weight),
@@ -474,54 +478,17 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return attributes
 
     def _run_state(self) -> dict[str, Any]:
-        """What it takes to continue the run exactly."""
-        group = self.optimizer_.param_groups[0]
+        """What it takes to continue the run exactly, and what else is known of it."""
         return {
             "seed": self.stream.seed,
             "n_draws": self.stream.n_draws,
+            "schedules": schedule_states(self.callbacks_),
+            **optimizer_state(self.optimizer_, self._optimizer_arguments()),
             **self.facts,
-            "optimizer": _name_of(self.optimizer),
-            "arguments": self._optimizer_arguments(),
-            "schedules": schedules_of(self.callbacks_),
-            "group": {k: v for k, v in group.items() if k != "params"},
-            "state": [
-                _to_arrays(self.optimizer_.state.get(parameter, {}))
-                for parameter in group["params"]
-            ],
         }
 
     def _optimizer_arguments(self) -> dict[str, Any]:
         return {"lr": self.lr, **self.get_params_for("optimizer")}
-
-    def _restore_optimizer(self, earlier: dict[str, Any]) -> bool:
-        """Take over the state of an optimizer of the same kind, if it is one."""
-        if earlier["optimizer"] != _name_of(self.optimizer):
-            return False
-        group = self.optimizer_.param_groups[0]
-        for parameter, state in zip(group["params"], earlier["state"], strict=True):
-            if state:
-                self.optimizer_.state[parameter] = _to_tensors(state, parameter)
-        group.update({**earlier["group"], **self._changed_arguments(earlier)})
-        return True
-
-    def _changed_arguments(self, earlier: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the optimizer that the user changed since.
-
-        They count; those that a scheduler changed stay as it left them.
-        """
-        new, old = self._optimizer_arguments(), earlier["arguments"]
-        return {k: v for k, v in new.items() if k not in old or old[k] != v}
-
-    def _restore_schedules(self, earlier: dict[str, Any]) -> None:
-        """Let schedulers of the learning rate go on where they were.
-
-        Their construction, at the begin of a training, has taken a step.
-        """
-        changed = self._changed_arguments(earlier)
-        if "lr" in changed or not earlier["schedules"]:
-            return
-        restore_schedules(self.callbacks_, earlier["schedules"])
-        self.optimizer_.param_groups[0].update({**earlier["group"], **changed})
 
     # Prediction, for callbacks that score: over labels 0 to n_classes - 1
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ._fullbatch import FullBatch
-from ._line_search import Line, direction_like, wolfe_step
+from ._line_search import Line, armijo_step, wolfe_step
 from ._objective import Coefficients, Objective, accumulator
+from ._orthant import minimise_quadratic
 from ._rows import Block
 
-HESSIAN_ROWS = 4096  # rows of the weighted copy of X at a time
+HESSIAN_ROWS = 8192  # rows of the weighted copy of X at a time
+MAX_DAMPING = 1e8
 MAX_COEFFICIENTS = 10_000  # a Hessian of 800 MB in float64
 
 
@@ -20,12 +22,15 @@ class Newton(FullBatch):
     The Hessian is summed over blocks of rows by matrix products. Where it is singular,
     as for collinear features or separable rows without a penalty, its diagonal is
     raised until the factor exists; a line search that reuses the logits keeps the
-    objective falling.
+    objective falling. With an L1 penalty the quadratic model is minimised together
+    with the norm: a proximal Newton method [2]_.
 
     References
     ----------
     .. [1] J. Nocedal and S. Wright, "Numerical Optimization", 2nd edition, 2006,
        algorithms 3.2 and 3.3.
+    .. [2] J. Lee, Y. Sun and M. Saunders, "Proximal Newton-Type Methods for Minimizing
+       Composite Functions", SIAM Journal on Optimization 24(3), 2014.
     """
 
     def __init__(
@@ -37,35 +42,44 @@ class Newton(FullBatch):
                 f"optimizer='newton' would need a Hessian of {coef.values.numel()} x "
                 f"{coef.values.numel()} numbers: use optimizer='lbfgs'"
             )
+        self.wide = accumulator(coef.values)
+        n_rows = min(HESSIAN_ROWS, len(block))
+        self._weighted = block.X.new_empty((n_rows, block.n_columns))
 
     def reset(self) -> None:
         self.damping = 0.0
 
     def iterate(self) -> bool:
-        coef = self.coef
-        gradient = coef.gradient.to(accumulator(coef.values))
-        direction = -self._solve(self._hessian(), gradient)
-        if direction.dim() == 2:
+        coef, l1 = self.coef, self.objective.l1
+        gradient = coef.gradient.to(self.wide)
+        H = self._hessian()
+        if not torch.isfinite(H).all():
+            raise ValueError(
+                "optimizer='newton': second derivatives overflow. Scale the features, "
+                "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier())."
+            )
+        H, step = self._damped_step(H, gradient)
+        if l1:
+            step = self._proximal_step(H, gradient)
+        elif step.dim() == 2:
             # The softmax does not see a constant added to all classes: add none, where
             # no penalty decides.
-            free = direction[coef.n_features if self.objective.l2 else 0 :]
+            free = step[coef.n_features if self.objective.l2 else 0 :]
             free -= free.mean(dim=1, keepdim=True)
-        line = Line(
-            self.objective,
-            self.block,
-            coef,
-            direction_like(coef, direction.to(coef.values.dtype)),
-        )
-        origin = line.at(0.0)
+        line = Line(self.full, coef, step.to(coef.values.dtype))
+        origin = self.origin()
+        origin.slope = line.slope(coef.gradient)
+        if l1:
+            n = coef.n_features
+            norms = (coef.weight + line.direction[:n]).abs() - coef.weight.abs()
+            origin.slope += l1 * norms.sum().item()
         if origin.slope >= 0:
             return False
-        point = wolfe_step(line, origin, first=1.0, precision=self.precision)
-        if point.step == 0.0:
-            return False
-        line.accept(point.step)
-        self.loss = point.loss
-        self.evaluate()
-        return True
+        if l1:
+            point = armijo_step(line, origin, precision=self.precision)
+        else:
+            point = wolfe_step(line, origin, first=1.0, precision=self.precision)
+        return self.arrive(origin, point)
 
     def _hessian(self) -> Tensor:
         """Second derivatives of the smooth objective at the logits in the block.
@@ -73,31 +87,34 @@ class Newton(FullBatch):
         Shape (p, p) with p coefficients, in the order of ``values.flatten()``.
         """
         block, coef, loss = self.block, self.coef, self.objective.loss
-        k = loss.n_outputs
+        k, d = loss.n_outputs, coef.n_features
         H = torch.zeros(
-            (coef.length, k, coef.length, k),
-            dtype=accumulator(coef.values),
-            device=block.X.device,
+            (coef.length, k, coef.length, k), dtype=self.wide, device=block.X.device
         )
         for start in range(0, len(block), HESSIAN_ROWS):
             piece = block[start : start + HESSIAN_ROWS]
-            X = piece.X
-            if piece.n_columns != coef.length:
-                X = torch.cat([X, X.new_ones((len(X), 1))], dim=1)
+            weighted = self._weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:
                 curvature = curvature * piece.weight.view(-1, 1, 1)
             for i in range(k):
                 for j in range(i + 1):
-                    part = X.t() @ (X * curvature[:, i, j, None])
-                    H[:, i, :, j] += part
-                    if i != j:
-                        H[:, j, :, i] += part
+                    c = curvature[:, i, j]
+                    torch.mul(piece.X, c[:, None], out=weighted)
+                    H[:d, i, :d, j] += piece.Xt @ weighted
+                    if coef.fit_intercept:
+                        border = weighted.sum(dim=0)
+                        H[d, i, :d, j] += border
+                        H[:d, i, d, j] += border
+                        H[d, i, d, j] += c.sum()
+        for i in range(k):
+            for j in range(i):
+                H[:, j, :, i] = H[:, i, :, j].t()
         H = H.view(coef.length * k, coef.length * k).mul_(block.scale)
-        penalised = H.diagonal()[: coef.n_features * k]
+        penalised = H.diagonal()[: d * k]
         penalised += self.objective.l2
         # Frozen coefficients leave the system; their gradient is zero.
-        ends = (0, coef.n_features * k, coef.length * k)
+        ends = (0, d * k, coef.length * k)
         for start, stop, frozen in zip(ends, ends[1:], coef.frozen, strict=False):
             if frozen:
                 H[start:stop] = 0
@@ -105,18 +122,34 @@ class Newton(FullBatch):
                 H.diagonal()[start:stop] = 1
         return H
 
-    def _solve(self, H: Tensor, gradient: Tensor) -> Tensor:
-        """Solve with a Cholesky factor of ``H + damping``: the gradient's shape."""
+    def _damped_step(self, H: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Damp the Hessian until its Cholesky factor exists.
+
+        Returns the damped Hessian and Newton's step, of the shape of the gradient.
+        """
         scale = H.diagonal().mean().clamp_min(torch.finfo(H.dtype).tiny)
         damping = self.damping
-        while True:
+        while damping <= MAX_DAMPING:
             damped = H + damping * scale * torch.eye(
                 len(H), dtype=H.dtype, device=H.device
             )
             factor, failed = torch.linalg.cholesky_ex(damped)
-            solution = torch.cholesky_solve(gradient.reshape(-1, 1), factor)
-            if not failed.item() and torch.isfinite(solution).all():
+            step = torch.cholesky_solve(-gradient.reshape(-1, 1), factor)
+            if not failed.item() and torch.isfinite(step).all():
                 # Less next time: damping slows the last steps.
                 self.damping = damping / 10 if damping > 1e-14 else 0.0
-                return solution.view(gradient.shape)
+                return damped, step.view(gradient.shape)
             damping = max(10 * damping, 1e-12)
+        return H, torch.zeros_like(gradient)  # no step: the solver stalls
+
+    def _proximal_step(self, H: Tensor, gradient: Tensor) -> Tensor:
+        """Step to the minimum of the quadratic model plus the L1 norm."""
+        coef = self.coef
+        values = coef.values.to(self.wide)
+        l1 = torch.zeros_like(values)
+        if not coef.frozen[0]:
+            l1[: coef.n_features] = self.objective.l1
+        best = minimise_quadratic(
+            H, gradient.flatten(), values.flatten(), l1.flatten(), tol=0.1 * self.tol
+        )
+        return best.view(values.shape) - values

@@ -182,10 +182,29 @@ class Objective:
             values.mul_(block.weight.view(-1))
         return values.sum()
 
+    def mean_loss(self, block: Block) -> Tensor:
+        """Their mean: ()."""
+        return self.loss_sum(block) * block.scale
+
     def penalty(self, coef: Coefficients) -> Tensor:
         """Value of the penalty: ()."""
         w = coef.weight
         return self.l2 / 2 * w.square().sum() + self.l1 * w.abs().sum()
+
+    def subgradient(self, coef: Coefficients) -> Tensor:
+        """The subgradient of least norm, given the gradient of the smooth part.
+
+        Without L1 it is the gradient. It is zero at the minimum and nowhere else.
+        """
+        if not self.l1:
+            return coef.gradient.clone()
+        total = coef.gradient.clone()
+        w, g = coef.weight, total[: coef.n_features]
+        at_zero = torch.sign(g) * (g.abs() - self.l1).clamp_min(0.0)
+        g.copy_(torch.where(w != 0, g + self.l1 * w.sign(), at_zero))
+        if coef.frozen[0]:
+            g.zero_()
+        return total
 
     def shrink(self, weight: Tensor, step: float | Tensor) -> None:
         """Proximal step of the L1 penalty after a gradient step of size ``step``.

@@ -154,17 +154,19 @@ class RandomStream:
 
     def __init__(self, seed: int, n_draws: int = 0) -> None:
         self.seed = seed
-        self.n_draws = 0
+        self.n_draws = n_draws
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
         self._permutation = torch.Generator(device="cpu")
         self._ahead: list[int] = []  # drawn and not used yet, in reverse
-        for _ in range(n_draws):
-            self._draw()
+        self._numbers(n_draws)
+
+    def _numbers(self, n: int) -> Tensor:
+        numbers = torch.empty(n, dtype=torch.int64, device="cpu")
+        return numbers.random_(generator=self._generator)
 
     def _draw(self) -> int:
         if not self._ahead:
-            numbers = torch.empty(DRAWS_AHEAD, dtype=torch.int64, device="cpu")
-            self._ahead = numbers.random_(generator=self._generator).tolist()
+            self._ahead = self._numbers(DRAWS_AHEAD).tolist()
             self._ahead.reverse()
         self.n_draws += 1
         return self._ahead.pop()

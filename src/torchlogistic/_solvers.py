@@ -44,8 +44,8 @@ SOLVERS: dict[str, Solver] = {
     "adamw": Solver(torch.optim.AdamW),
     "rmsprop": Solver(torch.optim.RMSprop),
     "adagrad": Solver(torch.optim.Adagrad),
-    "lbfgs": Solver(full_batch=LBFGS, l1=False),
-    "newton": Solver(full_batch=Newton, l1=False),
+    "lbfgs": Solver(full_batch=LBFGS),
+    "newton": Solver(full_batch=Newton),
 }
 
 

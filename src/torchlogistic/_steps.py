@@ -68,7 +68,7 @@ class TorchStep:
 
             def closure() -> Tensor:
                 self.compute(block, listener)
-                loss = self.objective.loss_sum(block) * block.scale
+                loss = self.objective.mean_loss(block)
                 return loss + self.objective.penalty(self.coef)
 
             self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -134,7 +134,10 @@ class InPlaceStep:
         raise NotImplementedError
 
     def reach(self, segment: Segment) -> float | Tensor:
-        """Length of the step that the rule gives to a lasting gradient of one."""
+        """Length of the step that the rule gives to a lasting gradient of one.
+
+        Called after ``move``, for the same step.
+        """
         raise NotImplementedError
 
     def refresh(self) -> None:
@@ -407,7 +410,9 @@ STEPS: dict[type[Optimizer], type[InPlaceStep]] = {
 def find_rule(cls: type[Optimizer]) -> type[InPlaceStep] | None:
     """The rule of ours for a class: one of torch's, or a subclass with its ``step``."""
     for known, rule in STEPS.items():
-        if issubclass(cls, known) and cls.step is known.step:
+        # torch wraps the method of a class when it is first constructed.
+        same = inspect.unwrap(cls.step) is inspect.unwrap(known.step)
+        if issubclass(cls, known) and same:
             return rule
     return None
 
@@ -415,7 +420,10 @@ def find_rule(cls: type[Optimizer]) -> type[InPlaceStep] | None:
 def make_step(objective: Objective, coef: Coefficients, optimizer: Optimizer) -> Step:
     """Choose how an optimizer updates the coefficients."""
     rule = find_rule(type(optimizer))
-    return (rule or TorchStep)(objective, coef, optimizer)
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if rule is None or (hooks and not objective.l1):  # ours does not call them
+        return TorchStep(objective, coef, optimizer)
+    return rule(objective, coef, optimizer)
 
 
 def make_optimizer(
@@ -429,7 +437,8 @@ def make_optimizer(
     """
     optimizer = cls.__new__(cls)
     plain = getattr(Optimizer.add_param_group, "__wrapped__", None)
-    if find_rule(cls) is not None and plain is not None:
+    inherited = cls.add_param_group is Optimizer.add_param_group
+    if find_rule(cls) is not None and inherited and plain is not None:
         vars(optimizer)["add_param_group"] = MethodType(plain, optimizer)
     optimizer.__init__(parameters, **params)  # type: ignore[misc]
     vars(optimizer).pop("add_param_group", None)

@@ -44,6 +44,8 @@ class Task:
     continued : bool
         Whether to start where the estimator's last fit ended.
     epochs : int
+    whole : bool
+        Whether the rows are all there are; see :class:`._validation.Weighting`.
     watchers : list of skorch.callbacks.Callback
         Callbacks beside those of the estimator's parameters; they come last.
     """
@@ -55,6 +57,7 @@ class Task:
     seed: int
     continued: bool
     epochs: int
+    whole: bool = True
     watchers: list[Callback] = field(default_factory=list)
 
 
@@ -79,9 +82,9 @@ def train(estimator: Any, task: Task) -> LogisticNet:
     weighting = Weighting.from_parameters(
         estimator.class_weight,
         estimator.pos_weight,
-        rows.y,
-        rows.sample_weight,
+        rows,
         task.classes,
+        whole=task.whole,
     )
     train_rows = to_rows(rows, weighting, loss, task.device)
     valid_rows = None
@@ -113,6 +116,9 @@ def train(estimator: Any, task: Task) -> LogisticNet:
         classes=task.classes,
         facts={
             "fit_intercept": estimator.fit_intercept,
+            "alpha": estimator.alpha,
+            "l1_ratio": estimator.l1_ratio,
+            "class_weight": weighting.class_weight,
             "pos_weight": weighting.pos_weight,
             "weight_sum": weighting.total(rows.y, rows.sample_weight),
         },
@@ -136,7 +142,7 @@ def train(estimator: Any, task: Task) -> LogisticNet:
         for callback in own:
             if isinstance(callback, EpochBar):
                 callback.close()
-    if solver.full_batch is not None and net.history_ and not net.asked_to_stop:
+    if solver.full_batch is not None and task.epochs and not net.asked_to_stop:
         warn_if_short(net.solver_, estimator, net.max_epochs)
     return net
 
@@ -195,7 +201,11 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Multiply float32 in float32, where the caller allowed TF32 or bfloat16."""
+    """Multiply float32 in float32, where the caller allowed TF32 or bfloat16.
+
+    torch has this setting for the whole process: of fits that run in several threads
+    at the same time, the first to end puts it back.
+    """
     backends = [
         backend.matmul
         for backend in (torch.backends.mkldnn, torch.backends.cuda)

@@ -246,6 +246,8 @@ def drop_weightless(rows: Labelled) -> Labelled:
 
 def check_one_type(y: Any, name: str) -> None:
     """Raise ValueError if labels are of types that cannot be sorted together."""
+    if isinstance(y, list | tuple) and len({type(label) for label in y}) > 1:
+        y = np.fromiter(y, dtype=object)
     if str(getattr(y, "dtype", "")) != "object" or np.ndim(y) != 1:
         return
     if any(isinstance(label, float) and np.isnan(label) for label in y):
@@ -306,19 +308,23 @@ def hold_out(
     ValueError
         If a class has too few rows to be in both parts.
     """
-    index = np.arange(len(rows.y))
+    index, cause = np.arange(len(rows.y)), None
     try:
-        train, held_out = train_test_split(
+        parts = train_test_split(
             index, test_size=fraction, stratify=rows.y, random_state=random_state
         )
     except ValueError as error:
+        parts, cause = [], error
+    n_found = [len(np.unique(rows.y[part])) for part in parts]
+    if n_found != [len(classes)] * 2:
         counts = np.bincount(rows.y, minlength=len(classes))
         sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
         raise ValueError(
             f"early_stopping=True cannot hold out validation_fraction={fraction} of "
             f"{len(index)} rows with every class in both parts; rows per class: "
             f"{sizes}. Pass X_val and y_val, or change validation_fraction."
-        ) from error
+        ) from cause
+    train, held_out = parts
     return rows[np.sort(train)], rows[np.sort(held_out)]
 
 
@@ -347,21 +353,26 @@ class Weighting:
     ----------
     class_weight : ndarray of shape (n_classes,), optional
     pos_weight : float, default=1.0
+    whole : bool, default=True
+        Whether the rows are all there are. Of a part of them, the classes in it decide
+        nothing about the scale: ``class_weight`` is used as it is.
     """
 
     class_weight: np.ndarray | None = None
     pos_weight: float = 1.0
+    whole: bool = True
 
     @classmethod
     def from_parameters(
         cls,
         class_weight: dict[Any, float] | str | None,
         pos_weight: float | str | None,
-        labels: np.ndarray,
-        sample_weight: np.ndarray | None,
+        rows: Labelled,
         classes: np.ndarray,
+        *,
+        whole: bool,
     ) -> Weighting:
-        """Resolve the estimator's parameters on the training rows.
+        """Resolve the estimator's parameters on encoded training rows.
 
         Raises
         ------
@@ -375,34 +386,16 @@ class Weighting:
                 "scikit-learn's meaning (weights rescaled to mean one) or pos_weight "
                 "for torch's (positive rows multiplied), not both"
             )
-        weight = None
-        if class_weight == "balanced":  # over weighted rows, as scikit-learn >= 1.7
-            counts = np.bincount(labels, weights=sample_weight, minlength=len(classes))
-            weight = counts.sum() / (len(classes) * counts)
-        elif class_weight is not None:
-            weight = compute_class_weight(
-                class_weight, classes=classes, y=classes[labels]
-            )
-            if not (weight >= 0).all() or not np.isfinite(weight).all():
-                raise ValueError(
-                    f"class_weight={class_weight} must have finite weights that are "
-                    "not negative"
-                )
-            if np.count_nonzero(weight) < 2:
-                raise ValueError(
-                    f"class_weight={class_weight} leaves rows of only one class: at "
-                    "least 2 classes need a weight above zero"
-                )
         if pos_weight is None:
-            return cls(class_weight=weight)
+            return cls(_class_weight(class_weight, rows, classes), whole=whole)
         if len(classes) > 2:
             raise ValueError(
                 f"pos_weight needs two classes, y has {len(classes)}: use class_weight"
             )
         if pos_weight == "balanced":
-            n_neg, n_pos = np.bincount(labels, weights=sample_weight, minlength=2)
+            n_neg, n_pos = np.bincount(rows.y, weights=rows.sample_weight, minlength=2)
             pos_weight = n_neg / n_pos
-        return cls(pos_weight=float(pos_weight))
+        return cls(pos_weight=float(pos_weight), whole=whole)
 
     def total(self, labels: np.ndarray, sample_weight: np.ndarray | None) -> float:
         """Sum of ``sample_weight * class_weight`` as given, before any scaling."""
@@ -416,20 +409,51 @@ class Weighting:
     ) -> np.ndarray | None:
         """Weights of rows, (n_rows,), or None if all are one."""
         weight = sample_weight
+        if weight is not None and not self.whole:
+            weight = _to_mean_one(weight)
         if self.class_weight is not None:
             by_class = self.class_weight[labels]
             weight = by_class if weight is None else weight * by_class
-        if weight is not None:
-            mean = weight.mean()
-            if not mean > 0:
-                raise ValueError(
-                    "all validation rows are of classes whose class_weight is zero"
-                )
-            weight = weight / mean
+        if weight is not None and self.whole:
+            weight = _to_mean_one(weight)
         if self.pos_weight != 1.0:
             by_sign = np.where(labels == 1, self.pos_weight, 1.0)
             weight = by_sign if weight is None else weight * by_sign
         return None if weight is None or np.all(weight == 1.0) else weight
+
+
+def _to_mean_one(weight: np.ndarray) -> np.ndarray:
+    largest = weight.max()
+    if not largest > 0:
+        raise ValueError("every row is of a class whose class_weight is zero")
+    weight = weight / largest  # no overflow in the sum, however large they are
+    return weight / weight.mean()
+
+
+def _class_weight(
+    class_weight: dict[Any, float] | str | None, rows: Labelled, classes: np.ndarray
+) -> np.ndarray | None:
+    """Weights of the classes, (n_classes,), if there are any."""
+    if class_weight is None:
+        return None
+    if class_weight == "balanced":  # over weighted rows, as scikit-learn >= 1.7
+        counts = np.bincount(rows.y, weights=rows.sample_weight, minlength=len(classes))
+        balanced: np.ndarray = counts.sum() / (len(classes) * counts)
+        return balanced
+    weight: np.ndarray = compute_class_weight(
+        class_weight, classes=classes, y=classes[rows.y]
+    )
+    if not (weight >= 0).all() or not np.isfinite(weight).all():
+        raise ValueError(
+            f"class_weight={class_weight} must have finite weights that are not "
+            "negative"
+        )
+    if np.count_nonzero(weight) < 2:
+        raise ValueError(
+            f"class_weight={class_weight} leaves rows of only one class: at least 2 "
+            "classes need a weight above zero"
+        )
+    return weight
 
 
 def to_rows(
