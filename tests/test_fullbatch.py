@@ -49,14 +49,15 @@ PROBLEMS = {
 }
 
 
-def mean_objective(X, y, coef, intercept, alpha, weight=None):
+def mean_objective(X, y, coef, intercept, alpha, weight=None, l1_ratio=0.0):
     """F(w, b) with the loss from its definition, in float64."""
     z = X @ coef.T + intercept
     if z.shape[1] == 1:
         z = np.column_stack([np.zeros(len(z)), z])
     losses = np.logaddexp.reduce(z, axis=1) - z[np.arange(len(y)), y]
     weight = np.ones(len(y)) if weight is None else weight / weight.mean()
-    return np.mean(weight * losses) + alpha / 2 * np.sum(coef**2)
+    norms = (1 - l1_ratio) / 2 * np.sum(coef**2) + l1_ratio * np.sum(np.abs(coef))
+    return np.mean(weight * losses) + alpha * norms
 
 
 @over_optimizers
@@ -76,6 +77,31 @@ def test_reaches_the_optimum_of_logistic_regression(optimizer, problem, weighted
     )
     assert ours <= theirs * (1 + 1e-9)
     np.testing.assert_allclose(clf.coef_, reference.coef_, rtol=1e-4, atol=1e-5)
+
+
+@over_optimizers
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "badly scaled"])
+def test_l1_leads_to_the_minimum(optimizer, problem, l1_ratio):
+    """The subgradient is zero, with exact zeros, and saga gets no lower."""
+    X, y = PROBLEMS[problem]()
+    alpha = 0.02
+    clf = classifier(optimizer, alpha=alpha, l1_ratio=l1_ratio, tol=1e-8).fit(X, y)
+    p = clf.predict_proba(X)
+    residual = p - (y[:, None] == clf.classes_)
+    gradient = (residual[:, 1:] if len(clf.classes_) == 2 else residual).T @ X / len(y)
+    w, l1 = clf.coef_, alpha * l1_ratio
+    gradient += alpha * (1 - l1_ratio) * w
+    kept = w != 0
+    np.testing.assert_allclose(gradient[kept], -l1 * np.sign(w[kept]), atol=2e-8)
+    assert (np.abs(gradient[~kept]) <= l1 + 2e-8).all()
+    reference = clf.to_sklearn().set_params(tol=1e-6, max_iter=5000, random_state=0)
+    reference.fit(X, y)
+    ours, theirs = (
+        mean_objective(X, y, m.coef_, m.intercept_, alpha, l1_ratio=l1_ratio)
+        for m in (clf, reference)
+    )
+    assert ours <= theirs * (1 + 1e-9)
 
 
 @over_optimizers
@@ -195,8 +221,6 @@ def test_early_stopping(optimizer):
 @over_optimizers
 def test_refuses_what_does_not_go_with_it(optimizer):
     X, y = classification(60, 5)
-    with pytest.raises(ValueError, match=r"takes no L1 penalty.*'sgd'"):
-        classifier(optimizer, alpha=0.1, l1_ratio=0.5).fit(X, y)
     with pytest.raises(ValueError, match=r"optimizer_params=\{'eps': 1\}"):
         classifier(optimizer, optimizer_params={"eps": 1}).fit(X, y)
     assert not hasattr(classifier(optimizer), "partial_fit")

@@ -1,6 +1,7 @@
 """The layering of the modules: who may import whom."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def test_mathematics_imports_torch_only(name):
         assert (
             module.startswith(".") or top == "torch" or top in sys.stdlib_module_names
         )
+
+
+def test_contributors_read_the_same_table():
+    text = (SOURCE.parents[1] / "docs" / "contributing.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)\.py` \|", text, flags=re.MULTILINE)
+    assert {name: int(group) - 1 for group, name in rows} == LEVEL
 
 
 def test_files_stay_short():

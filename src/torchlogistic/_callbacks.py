@@ -127,8 +127,9 @@ def hears_training(callback: Any) -> bool:
 class StopEarly(Callback):
     """The parameter ``early_stopping``: stop on the validation loss, keep the best.
 
-    Stops when ``patience`` epochs in a row did not lower the least validation loss by
-    more than ``tol``; then restores the coefficients of the epoch with the least one.
+    Stops when ``patience`` epochs in a row did not lower the validation loss by more
+    than ``tol``, compared with the last epoch that did; then restores the coefficients
+    of the epoch with the least one.
     """
 
     def __init__(self, patience: int, tol: float) -> None:

@@ -104,7 +104,8 @@ class FullGradient:
             return
         for k, weight in enumerate(coef.weight.unbind(1)):
             torch.mv(piece.X, weight, out=piece.logits[:, k])
-        piece.logits.add_(coef.intercept)
+        if coef.fit_intercept:
+            piece.logits.add_(coef.intercept)
 
     def _add(self, piece: Block, coef: Coefficients, gradient: Tensor) -> None:
         """Residuals of a piece, and their part of the gradient of the weights."""

@@ -1,0 +1,47 @@
+"""The quadratic with an L1 norm: optimality, and constructed solutions."""
+
+import pytest
+import torch
+
+from torchlogistic._orthant import minimise_quadratic
+
+
+def problem(p, seed, condition=1.0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    scale = torch.logspace(0, -condition, p, dtype=torch.float64)
+    A = normal(2 * p, p) * scale
+    return A.T @ A / p, normal(p), normal(p)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("condition", [0.0, 2.0])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0, 10.0])
+def test_subgradient_is_zero_at_the_minimum(seed, condition, share):
+    H, gradient, start = problem(12, seed, condition)
+    l1 = torch.full_like(start, share)
+    l1[-2:] = 0  # not penalised
+    u = minimise_quadratic(H, gradient, start, l1, tol=1e-10)
+    slope = gradient + H @ (u - start)
+    kept = u != 0
+    torch.testing.assert_close(slope[kept], -(l1 * u.sign())[kept], atol=1e-9, rtol=0)
+    assert (slope[~kept].abs() <= l1[~kept] + 1e-9).all()
+
+
+def test_diagonal_is_soft_thresholding():
+    H = torch.diag(torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64))
+    start = torch.tensor([3.0, -1.0, 0.5, 0.1], dtype=torch.float64)
+    l1 = torch.ones_like(start)
+    u = minimise_quadratic(H, torch.zeros_like(start), start, l1, tol=1e-12)
+    assert u.tolist() == pytest.approx([2.0, -0.5, 0.25, 0.0])
+
+
+def test_all_coordinates_at_zero():
+    H = torch.eye(3, dtype=torch.float64)
+    start = torch.full((3,), 0.5, dtype=torch.float64)
+    l1 = torch.full_like(start, 9.0)
+    u = minimise_quadratic(H, torch.zeros_like(start), start, l1, tol=1e-12)
+    assert u.tolist() == [0, 0, 0]
