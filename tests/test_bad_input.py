@@ -118,6 +118,9 @@ LABELS = {
         "y mixes labels of types int and str.*astype",
         y=np.array([0, "yes"] * 30, dtype=object),
     ),
+    "mixed types in a list": Case(
+        "y mixes labels of types int and str", y=[0, "a"] * 30
+    ),
     "None among strings": Case(
         "y mixes labels of types NoneType and str",
         y=changed(NAMES[y].astype(object), 0, None),
@@ -238,6 +241,11 @@ PARAMETERS = {
         early_stopping=True,
         validation_fraction=0.01,
     ),
+    "too few rows of a class to train on": Case(
+        "cannot hold out .*{0: 58, 1: 2}",
+        y=changed(np.zeros(60, dtype=int), [0, 1], 1),
+        params={"early_stopping": True, "validation_fraction": 0.9},
+    ),
     "one row of a class": Case(
         "cannot hold out .*{0: 59, 1: 1}",
         y=changed(np.zeros(60, dtype=int), 0, 1),
@@ -295,6 +303,9 @@ DIVERGENCE = {
         r"diverged: .* epoch 100 is .* with lr=1e\+06.*StandardScaler",
         lr=1e6,
         epochs=100,
+    ),
+    "a single step of lr 1e6": case_of(
+        "diverged: .* epoch 1 is", lr=1e6, epochs=1, batch_size=None
     ),
     "lr 1e300": case_of(r"diverged: .* epoch \d+ is .* with lr=1e\+300", lr=1e300),
     "lr 1e300 in float32": case_of(
@@ -544,7 +555,7 @@ class TestAccepted:
 
     def test_weights_of_any_size(self):
         expected = make().fit(X, y).coef_
-        for scale in (1e-300, 1e300):
+        for scale in (1e-300, 1e300, 1e306):
             coef = make().fit(X, y, sample_weight=scale * ONES).coef_
             np.testing.assert_allclose(coef, expected, rtol=1e-12)
 

@@ -1316,6 +1316,28 @@ class HandedDown(Watcher):
     max_propagation_depth = None
 
 
+class WatcherOfBegins(Watcher):
+    """Asks for the fitted estimator when an epoch begins, too."""
+
+    def on_fit_task_begin(self, estimator, context, *, fitted_estimator):
+        if context.task_name == "epoch":
+            self.estimators[context.task_id] = fitted_estimator
+
+    def on_fit_task_end(self, estimator, context):
+        return False
+
+
+@pytest.mark.usefixtures("skl")
+def test_sklearn_callback_sees_the_estimator_at_the_begin_of_an_epoch():
+    watcher = WatcherOfBegins()
+    classifier(epochs=3).set_callbacks(watcher).fit(X, Y)
+    for epoch, seen in watcher.estimators.items():
+        fresh = classifier(epochs=epoch).fit(X, Y)
+        assert seen.n_iter_ == epoch
+        np.testing.assert_array_equal(seen.coef_, fresh.coef_)
+    assert len(watcher.estimators) == 3
+
+
 @pytest.mark.usefixtures("skl")
 def test_sklearn_callback_hears_of_the_fit_and_its_epochs():
     watcher = Watcher()
@@ -1844,3 +1866,66 @@ def test_verbose_2_prints_skorchs_table_on_stdout(capfd):
     shown = [float(row.split()[1]) for row in rows]
     np.testing.assert_allclose(shown, clf.loss_curve_, atol=5e-5)
     assert_same_fit(clf, fit(validation=True))
+
+
+class Replace(Callback):
+    """Puts another tensor where the gradient was."""
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        for _, parameter in named_parameters:
+            parameter.grad = parameter.grad * 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", torch.optim.Adamax])
+def test_a_gradient_that_a_callback_replaces_counts(optimizer):
+    still = classifier(optimizer=optimizer, callbacks=[Replace()]).fit(X, Y)
+    start = classifier(epochs=0).fit(X, Y)
+    np.testing.assert_array_equal(still.coef_, start.coef_)
+
+
+class Explode(Callback):
+    """Spoils the last epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == net.max_epochs:
+            with torch.no_grad():
+                net.module_.linear.weight.fill_(1e9)
+
+
+def test_early_stopping_keeps_the_best_of_a_run_that_ends_badly():
+    settings = {"early_stopping": True, "epochs": 4, "tol": 0, "n_iter_no_change": 9}
+    clf = classifier(callbacks=[Explode()], **settings).fit(X, Y)
+    assert np.abs(clf.coef_).max() < 10
+    with pytest.raises(ValueError, match="diverged"):
+        classifier(callbacks=[Explode()], epochs=4).fit(X, Y)
+
+
+def test_hooks_of_the_optimizer_are_called():
+    calls = []
+
+    class Hook(Callback):
+        def on_train_begin(self, net, **kwargs):
+            net.optimizer_.register_step_pre_hook(lambda *args: calls.append(1))
+
+    clf = classifier(epochs=2, callbacks=[Hook()]).fit(X, Y)
+    assert len(calls) == 2 * -(-len(X) // clf.batch_size_)
+
+
+def test_validation_logits_may_be_kept():
+    class Keep(Callback):
+        def __init__(self):
+            self.logits_ = []
+
+        def on_batch_end(self, net, training, y_pred, **kwargs):
+            if not training:
+                self.logits_.append(y_pred)
+
+    keep = Keep()
+    classifier(epochs=2, callbacks=[keep]).fit(X, Y, X_val=X, y_val=Y)
+    assert not torch.equal(*keep.logits_)
+
+
+def test_names_of_callbacks_have_no_double_underscore():
+    clf = classifier(callbacks=[("a__b", Replace())])
+    with pytest.raises(ValueError, match="must not contain '__'"):
+        clf.fit(X, Y)

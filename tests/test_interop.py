@@ -722,6 +722,12 @@ class TestToSklearn:
         assert hasattr(model, "feature_names_in_") == hasattr(clf, "feature_names_in_")
         assert model.get_params()["fit_intercept"] is clf.fit_intercept
 
+    def test_parameters_are_those_of_the_fit(self):
+        clf = make(alpha=0.1).fit(X, y)
+        expected = clf.to_sklearn().get_params()
+        clf.set_params(alpha=0, l1_ratio=1, fit_intercept=False, pos_weight=3)
+        assert clf.to_sklearn().get_params() == expected
+
     def test_is_independent(self):
         clf = make().fit(X, y)
         expected = clf.predict_proba(X)
