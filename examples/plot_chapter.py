@@ -20,6 +20,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import ScalarFormatter
 from sklearn.datasets import make_moons
 from sklearn.inspection import DecisionBoundaryDisplay
@@ -111,8 +113,10 @@ for name, expected, value in numbers:
 # The probability of the positive class over the plane, the line where it is one half,
 # and the rows: circles to train on, diamonds to validate. Beside it the losses: the
 # validation loss is the mean over its 20 rows, 0.2616 at the end, where the chapter
-# averages the means of a batch of 16 and one of 4.
+# averages the means of a batch of 16 and one of 4. That it lies below the training loss
+# is an accident of this split: its rows are the easier ones.
 
+CLASSES = ["negative", "positive"]
 COLORS = np.array(["#b2182b", "#2166ac"])
 LIGHT = LinearSegmentedColormap.from_list("light", ["#e9a3a3", "#ffffff", "#9dbfe0"])
 figure, (plane, curves) = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
@@ -135,13 +139,17 @@ for rows, labels, marker, name in (
 ):
     plane.scatter(*rows.T, c=COLORS[labels], marker=marker, ec="white", label=name)
 plane.set(xlabel="$x_1$", ylabel="$x_2$", title="Probability of the positive class")
-plane.legend(loc="lower left")
+classes = [Patch(color=c, label=n) for c, n in zip(COLORS, CLASSES, strict=True)]
+plane.legend(handles=[*plane.collections[-2:], *classes], loc="lower left")
+for handle in plane.get_legend().legend_handles[:2]:
+    handle.set_facecolor("grey")
 figure.colorbar(surface.surface_, ax=plane, ticks=[0, 0.25, 0.5, 0.75, 1])
 
 epochs = range(1, clf.n_iter_ + 1)
 curves.plot(epochs, clf.loss_curve_, label="training")
 curves.plot(epochs, clf.validation_loss_curve_, "--", label="validation")
-curves.set(xlabel="epoch", ylabel="mean loss", yscale="log", title="Losses")
+curves.set(xlabel="epoch", ylabel="mean loss (log scale)", title="Losses")
+curves.set_yscale("log")
 curves.yaxis.set_minor_formatter(ScalarFormatter())
 curves.legend()
 boundary_figure = figure
@@ -151,32 +159,53 @@ boundary_figure = figure
 # ----------------
 # The validation rows on the line of their probabilities: negative ones above, positive
 # ones below, filled with the colour of the truth, edged with that of the prediction. A
-# threshold cuts the line, and the four corners count the confusion matrix.
+# threshold cuts the line, and the four corners count the confusion matrix. Neighbours
+# stand at different heights to be seen.
 
-figure, axes = plt.subplots(3, 1, figsize=(8, 5), layout="constrained", sharex=True)
+figure, axes = plt.subplots(3, 1, figsize=(8, 5.6), layout="constrained", sharex=True)
 for ax, threshold in zip(axes, (0.3, 0.5, 0.7), strict=True):
     predicted = (probabilities >= threshold).astype(int)
-    height = np.where(y_val == 1, -0.4, 0.4)
+    height = np.where(y_val == 1, -0.45, 0.45)
+    order = np.argsort(probabilities)
+    height[order] += np.resize([-0.2, 0.0, 0.2], len(order))
     ax.axhline(0, color="black", lw=1)
     ax.axvline(threshold, color="black", ls="--", lw=1)
-    ax.scatter(probabilities, height, c=COLORS[y_val], ec=COLORS[predicted], lw=2, s=60)
+    ax.scatter(probabilities, height, c=COLORS[y_val], ec=COLORS[predicted], lw=2, s=45)
     (tn, fp), (fn, tp) = confusion_matrix(y_val, predicted)
-    for x, height, text in (
+    for x, y_text, text in (
         (-0.1, 0.4, f"TN {tn}"),
         (1.1, 0.4, f"FP {fp}"),
         (-0.1, -0.4, f"FN {fn}"),
         (1.1, -0.4, f"TP {tp}"),
     ):
-        ax.text(x, height, text, ha="center", va="center")
+        ax.text(x, y_text, text, ha="center", va="center")
     ax.set(ylim=(-1, 1), xlim=(-0.2, 1.2), yticks=[], title=f"threshold {threshold}")
+    ax.set_xticks(np.linspace(0, 1, 6))
     ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.spines["bottom"].set_bounds(0, 1)
 axes[-1].set_xlabel("probability of the positive class")
+figure.legend(
+    handles=[
+        Line2D([], [], ls="", marker="o", mfc=fill, mec=edge, mew=2, label=text)
+        for fill, edge, text in (
+            (COLORS[0], COLORS[0], "negative, predicted so"),
+            (COLORS[0], COLORS[1], "negative, predicted positive"),
+            (COLORS[1], COLORS[0], "positive, predicted negative"),
+            (COLORS[1], COLORS[1], "positive, predicted so"),
+        )
+    ],
+    loc="outside lower center",
+    ncols=2,
+    frameon=False,
+)
 line_figure = figure
 
 # %%
 # ROC and precision-recall curves
 # -------------------------------
-# The three thresholds on the curves of the model, and the model that guesses.
+# The three thresholds on the curves of the model, and the model that guesses. The area
+# under the second curve is that of the chapter, by trapezoids; AP in the legend sums
+# steps, and for a curve of few points the two differ.
 
 figure, (roc, pr) = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 RocCurveDisplay.from_predictions(y_val, probabilities, name="model", ax=roc)
@@ -197,6 +226,9 @@ for threshold in (0.3, 0.5, 0.7):
         ax.annotate(f"{threshold}", point, offset, textcoords="offset points")
 roc.set_title(f"ROC, area {auroc:.4f}")
 pr.set_title(f"Precision and recall, area {aupr:.4f}")
+for ax in (roc, pr):
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.title.set_position((0.5, 1.02))
 curves_figure = figure
 
 # %%

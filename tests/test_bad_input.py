@@ -9,7 +9,11 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.datasets import make_moons
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.exceptions import (
+    ConvergenceWarning,
+    DataConversionWarning,
+    NotFittedError,
+)
 
 from torchlogistic import TorchLogisticClassifier
 
@@ -344,6 +348,13 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 casting = pytest.mark.filterwarnings(
     "ignore:overflow encountered in cast:RuntimeWarning"
 )
+
+
+def test_warns_of_a_fit_that_is_worse_than_none():
+    with pytest.warns(
+        ConvergenceWarning, match=r"mean loss at the end .* above the 0\.69"
+    ):
+        make(epochs=20).fit(1000 * X, y)
 
 
 def state(clf):

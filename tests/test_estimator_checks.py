@@ -51,6 +51,7 @@ def expected_failed_checks(estimator: TorchLogisticClassifier) -> dict[str, str]
     FULL_BATCH + MINI_BATCH, expected_failed_checks=expected_failed_checks
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:.*estimator_checks_generator:UserWarning")
 def test_estimator(estimator, check):
     check(estimator)

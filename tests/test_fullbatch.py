@@ -165,6 +165,13 @@ def test_warns_of_separation(optimizer):
 
 
 @over_optimizers
+def test_warns_of_separation_at_the_tolerance(optimizer):
+    X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    with pytest.warns(ConvergenceWarning, match="within tol=.*separate the classes"):
+        classifier(optimizer, tol=1e-3).fit(X, [0, 0, 1, 1])
+
+
+@over_optimizers
 def test_warns_if_the_precision_is_used_up(optimizer):
     X, y = load_breast_cancer(return_X_y=True)
     X = StandardScaler().fit_transform(X)

@@ -543,6 +543,7 @@ def test_net_records_losses_as_skorch_does():
     assert clf.validation_loss_curve_[-1] == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("ignore:The mean loss at the end")
 def test_best_loss_is_the_best_over_a_warm_start():
     clf = classifier(lr=1.0, epochs=10, warm_start=True).fit(X, Y)
     clf.set_params(lr=50.0, epochs=1).fit(X, Y)

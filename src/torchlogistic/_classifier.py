@@ -164,7 +164,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Mean training loss of each epoch, without the penalty.
 
     validation_loss_curve_ : list of float
-        Mean validation loss after each epoch. Only with validation rows.
+        Mean validation loss after each epoch, with the weights of classes. Only with
+        validation rows; NaN for epochs of a warm start that had none.
 
     history_ : list of dict
         What was recorded of each epoch, by the callbacks too.
@@ -328,7 +329,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If "lbfgs" or "newton" ended before they reached ``tol``.
+            If "lbfgs" or "newton" ended before they reached ``tol`` or at coefficients
+            that separate the classes without a penalty, and if the loss at the end is
+            above that of a model that ignores X.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
@@ -587,7 +590,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
         For tools that know scikit-learn's classes only: ONNX and PMML converters,
         skops, explainers. Its parameters state the same objective, so that fitting it
-        to the same rows leads to the same minimum.
+        to the same rows leads to the same minimum (a ``weight_decay`` among
+        ``optimizer_params`` is not in them).
 
         Returns
         -------

@@ -6,6 +6,7 @@ skorch drives the epochs; what runs inside one is ours. See ``LogisticNet``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ import numpy as np
 import skorch
 import torch
 from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.history import History
 from skorch.utils import to_numpy
@@ -40,6 +42,8 @@ from ._steps import make_optimizer
 
 # A finished run whose loss is so many times that of a model that ignores X diverged.
 DIVERGED = 1e4
+# One that is so many times as large after that many epochs is worth a warning.
+SUSPECT, BEGUN = 2.0, 10
 CHECKED_ROWS = 1000
 
 
@@ -194,11 +198,15 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return callbacks
 
     def initialize_optimizer(self, triggered_directly: None = None) -> LogisticNet:
-        self.optimizer_ = make_optimizer(
-            self.optimizer,
-            list(self.module_.parameters()),
-            **self._optimizer_arguments(),
-        )
+        arguments = self._optimizer_arguments()
+        parameters = list(self.module_.parameters())
+        try:
+            self.optimizer_ = make_optimizer(self.optimizer, parameters, **arguments)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{self.optimizer.__name__} does not take {arguments} (lr and "
+                f"optimizer_params): {error}"
+            ) from error
         return self
 
     def get_split_datasets(
@@ -416,7 +424,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         row[f"{prefix}_batch_count"] = n_batches
 
     def _check_end(self) -> None:
-        """Raise ValueError if the run ended at coefficients that are of no use."""
+        """Raise ValueError if the run ended at coefficients that are of no use.
+
+        Warn of those that are worse than none.
+        """
         if not self.history_:
             return
         # Some rows will do, spread over all.
@@ -426,8 +437,18 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         block = view_block(Rows(rows.X[every], rows.y[every], weight))
         self.objective.logits(block, self.coef)
         loss = self.objective.mean_loss(block).item()
-        if not loss <= DIVERGED * self._null_loss():
+        null = self._null_loss()
+        if not loss <= DIVERGED * null:
             raise ValueError(self._divergence(loss))
+        if loss > SUSPECT * null and len(self.history_) >= BEGUN:
+            warnings.warn(
+                f"The mean loss at the end is {loss:.3g}, above the {null:.3g} of a "
+                "model that ignores X. Scale the features, e.g. "
+                "make_pipeline(StandardScaler(), TorchLogisticClassifier()), lower lr, "
+                "or train longer.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def _null_loss(self) -> float:
         """Loss of a model that ignores X; ``pos_weight`` may make it large."""
@@ -442,7 +463,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             f"{loss:.3g} with lr={float(lr):g}, against "
             f"{self._null_loss():.3g} of a model that ignores X. Scale the features, "
             "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier()), or "
-            "lower lr."
+            f"lower lr{' or alpha' if self.objective.alpha else ''}."
         )
 
     # What is kept of a run, in NumPy and plain Python
@@ -472,8 +493,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             "batch_size_": self.batch_size,
             "_run": self._run_state(),
         }
-        valid = [row["valid_loss"] for row in history if "valid_loss" in row]
-        if valid:
+        if any("valid_loss" in row for row in history):
+            valid = [row.get("valid_loss", math.nan) for row in history]
             attributes["validation_loss_curve_"] = valid
         return attributes
 

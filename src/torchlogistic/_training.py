@@ -148,16 +148,18 @@ def train(estimator: Any, task: Task) -> LogisticNet:
 
 
 def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
-    """Warn if a full-batch solver ended before it reached its tolerance."""
-    if solver.converged:
+    """Warn if a full-batch solver ended anywhere but at the optimum."""
+    separated = not estimator.alpha and solver.separated
+    if solver.converged and not separated:
         return
+    side = "within" if solver.converged else "above"
     at = (
         f"optimizer={estimator.optimizer!r}: the gradient's max-norm is "
-        f"{solver.gradient_norm:.3g}, above tol={estimator.tol:g}"
+        f"{solver.gradient_norm:.3g}, {side} tol={estimator.tol:g}"
     )
-    if solver.separated and not estimator.alpha:
+    if separated:
         message = (
-            f"{at}, and will not get there: the coefficients separate the classes, so "
+            f"{at}, but there is no optimum: the coefficients separate the classes, so "
             "that larger ones are always better. Set alpha > 0 for a finite optimum."
         )
     elif solver.stalled:

@@ -5,6 +5,8 @@ Everything here raises before anything is computed, and names what would work.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,10 +220,12 @@ def check_validation_rows(
     if X is None or y is None:
         missing, given = ("X_val", "y_val") if X is None else ("y_val", "X_val")
         raise ValueError(f"{given} is given without {missing}: pass both or neither")
-    check_consistent_length(X, y)
-    X = check_features(estimator, X, dtype, reset=False)
-    check_one_type(y, "y_val")
-    y = column_or_1d(np.asarray(as_array(y)), warn=True)
+    with _named("X_val"):
+        X = check_features(estimator, X, dtype, reset=False)
+    with _named("y_val"):
+        check_one_type(y, "y_val")
+        y = column_or_1d(np.asarray(as_array(y)), warn=True)
+        check_consistent_length(X, y)
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
         raise ValueError(
@@ -231,6 +235,18 @@ def check_validation_rows(
     if sample_weight is not None:
         sample_weight = check_weight(sample_weight, X, "sample_weight_val")
     return Labelled(X, y, sample_weight)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in an error of scikit-learn which argument it is about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        if name in message:
+            raise
+        raise type(error)(f"{name}: {message}") from error
 
 
 def _unwrap(value: Any) -> Any:
