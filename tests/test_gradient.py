@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from torchlogistic import _gradient
-from torchlogistic._gradient import FullGradient, run_together
+from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, view_block
+from torchlogistic._threads import Team
 
 
 def problem(n_classes, *, weighted=True, fit_intercept=True, dtype=torch.float64):
@@ -32,10 +33,12 @@ def by_autograd(objective, rows, coef):
     return mean.item(), values.grad
 
 
-@pytest.fixture(params=["one piece", "pieces", "more pieces than groups"])
+@pytest.fixture(params=["one piece", "pieces", "groups of pieces", "groups"])
 def piece_bytes(request, monkeypatch):
-    size = {"one piece": 2**20, "pieces": 40 * 30, "more pieces than groups": 40 * 7}
-    monkeypatch.setattr(_gradient, "PIECE_BYTES", size[request.param])
+    size = {"pieces": 40 * 30, "groups of pieces": 40 * 7, "groups": 40 * 7}
+    monkeypatch.setattr(_gradient, "PIECE_BYTES", size.get(request.param, 2**20))
+    entries = {"groups of pieces": 30, "groups": 7}
+    monkeypatch.setattr(_gradient, "SERIAL_ENTRIES", entries.get(request.param, 2**15))
 
 
 @pytest.mark.usefixtures("piece_bytes")
@@ -47,27 +50,47 @@ def test_equals_autograd(n_classes, weighted, fit_intercept):
         n_classes, weighted=weighted, fit_intercept=fit_intercept
     )
     loss, gradient = by_autograd(objective, rows, coef)
-    full = FullGradient(objective, view_block(rows))
+    full = FullGradient(objective, view_block(rows), Team(2))
     with torch.no_grad():
         assert full.evaluate(coef) == pytest.approx(loss, rel=1e-13)
         torch.testing.assert_close(coef.gradient, gradient)
-        coef.gradient.zero_()
-        assert full.at_logits(coef) == pytest.approx(loss, rel=1e-13)
-        torch.testing.assert_close(coef.gradient, gradient)
+
+
+@pytest.mark.usefixtures("piece_bytes")
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_along_a_line_equals_autograd(n_classes, weighted):
+    objective, rows, coef = problem(n_classes, weighted=weighted)
+    full = FullGradient(objective, view_block(rows), Team(2))
+    direction = torch.randn_like(coef.values)
+
+    def loss(step):
+        values = coef.values + step * direction
+        z = rows.X @ values[:-1] + values[-1]
+        losses = objective.loss.value(z, rows.y)
+        return (losses if rows.weight is None else rows.weight * losses).mean()
+
+    step = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    value = loss(step)
+    (slope,) = torch.autograd.grad(value, step)
+    zero = torch.zeros((), dtype=torch.float64)
+    bend = torch.autograd.functional.hessian(loss, zero)
+    with torch.no_grad():
+        full.evaluate(coef)
+        start, change = full.block.z.copy(), full.project(coef, direction)
+        assert full.curvature_along(change) == pytest.approx(bend.item())
+        along = full.along(start, change, 0.3)
+    assert along == pytest.approx((value.item(), slope.item()))
 
 
 @torch.no_grad()
 @pytest.mark.usefixtures("piece_bytes")
 def test_number_of_threads_changes_no_bit():
     objective, rows, coef = problem(2, dtype=torch.float32)
-    full = FullGradient(objective, view_block(rows))
-    n_threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append((full.evaluate(coef), coef.gradient.tolist()))
-    finally:
-        torch.set_num_threads(n_threads)
+    results = []
+    for n_threads in (1, 2, 3):
+        full = FullGradient(objective, view_block(rows), Team(n_threads))
+        results.append((full.evaluate(coef), coef.gradient.tolist()))
     assert results[0] == results[1] == results[2]
 
 
@@ -75,17 +98,6 @@ def test_number_of_threads_changes_no_bit():
 def test_frozen_coefficients_have_no_gradient():
     objective, rows, coef = problem(2)
     coef.frozen = [False, True]
-    FullGradient(objective, view_block(rows)).evaluate(coef)
+    FullGradient(objective, view_block(rows), Team(1)).evaluate(coef)
     assert coef.intercept_gradient.item() == 0
     assert coef.weight_gradient.all()
-
-
-def test_an_exception_in_any_task_is_raised():
-    done = []
-
-    def fail():
-        raise RuntimeError("in a thread")
-
-    with pytest.raises(RuntimeError, match="in a thread"):
-        run_together([lambda: done.append(1), fail, lambda: done.append(2)])
-    assert sorted(done) == [1, 2]

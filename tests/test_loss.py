@@ -57,10 +57,21 @@ def test_residual_is_the_gradient(loss):
         @staticmethod
         def backward(ctx, upstream):
             (z,) = ctx.saved_tensors
-            residual = loss.residual(z, y, torch.empty_like(z))
+            residual = loss.mean(z) - y
             return residual * upstream.view(-1, *(1,) * (z.dim() - 1))
 
     assert gradcheck(Value.apply, z.requires_grad_())
+
+
+@over_losses
+def test_curvature_along_a_change_of_the_logits(loss):
+    z, _, _ = logits_and_targets(loss)
+    change = torch.randn_like(z)
+    n_outputs = loss.n_outputs
+    H = loss.curvature(z).view(-1, n_outputs, n_outputs)
+    flat = change.view(-1, n_outputs)
+    expected = torch.einsum("ni,nij,nj->n", flat, H, flat)
+    torch.testing.assert_close(loss.curvature_along(z, change), expected)
 
 
 @over_losses

@@ -8,6 +8,7 @@ from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows
 from torchlogistic._steps import make_optimizer
+from torchlogistic._threads import Team
 
 
 def solver(n_rows=40, *, n_classes=2, batch_size=16, shuffle=True, lr=0.1):
@@ -27,9 +28,10 @@ def solver(n_rows=40, *, n_classes=2, batch_size=16, shuffle=True, lr=0.1):
         stream=RandomStream(0),
         fit_intercept=True,
         validation=False,
+        team=Team(1),
     )
     optimizer = make_optimizer(torch.optim.SGD, parameters, lr=lr, momentum=0.9)
-    return MiniBatch(Objective(loss), batches, coef, optimizer)
+    return MiniBatch(Objective(loss), batches, coef, optimizer, Team(1))
 
 
 both_losses = pytest.mark.parametrize("n_classes", [2, 3])
@@ -61,7 +63,7 @@ def test_loss_is_the_mean_over_rows(n_classes, batch_size):
     run = solver(n_classes=n_classes, batch_size=batch_size, lr=1e-300)
     run.coef.values.copy_(torch.randn_like(run.coef.values))
     run.epoch()
-    rows = run.batches.rows
-    z = rows.X @ run.coef.weight + run.coef.intercept
-    expected = (rows.weight * run.objective.loss.value(z, rows.y)).mean()
+    X, y, weight = map(torch.from_numpy, run.batches.copier.arrays)
+    z = X @ run.coef.weight + run.coef.intercept
+    expected = (weight * run.objective.loss.value(z, y)).mean()
     assert run.loss == pytest.approx(expected.item())

@@ -8,6 +8,7 @@ from torchlogistic._loss import make_loss
 from torchlogistic._newton import Newton
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, view_block
+from torchlogistic._threads import Team
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
@@ -23,7 +24,9 @@ def test_hessian(n_classes, fit_intercept, weighted, monkeypatch):
     rows = Rows(X, loss.targets(labels, X.dtype), weight)
     coef = allocate_coefficients(rows, loss.n_outputs, fit_intercept=fit_intercept)
     coef.values.normal_(generator=generator)
-    solver = Newton(Objective(loss, alpha=0.1), view_block(rows), coef, tol=0)
+    solver = Newton(
+        Objective(loss, alpha=0.1), view_block(rows), coef, tol=0, team=Team(1)
+    )
 
     def objective(flat):
         values = flat.view_as(coef.values)

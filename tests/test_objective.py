@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torchlogistic import TorchLogisticClassifier
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Coefficients, Objective, allocate_coefficients
-from torchlogistic._rows import Rows, buffer_block, copy_rows, view_block
+from torchlogistic._rows import Copier, Rows, buffer_block, view_block
+from torchlogistic._threads import Team
 
 
 def problem(n_classes, *, weighted, fit_intercept, n_rows=30, n_features=4):
@@ -30,7 +31,7 @@ def problem(n_classes, *, weighted, fit_intercept, n_rows=30, n_features=4):
 
 def copied(rows, fit_intercept):
     block = buffer_block(rows, len(rows), fit_intercept=fit_intercept)
-    copy_rows(rows, slice(None), block)
+    Copier(rows, Team(1)).copy(slice(None), block)
     return block
 
 
@@ -67,7 +68,7 @@ def test_gradient_and_value(kind, n_classes, weighted, fit_intercept, alpha, l1_
     smooth, l1 = autograd_objective(values, rows, labels, objective, fit_intercept)
     smooth.backward()
     torch.testing.assert_close(coef.gradient, values.grad, rtol=1e-12, atol=1e-14)
-    value = objective.loss_sum(block) * block.scale + objective.penalty(coef)
+    value = objective.mean_loss(block) + objective.penalty(coef)
     torch.testing.assert_close(value, (smooth + l1).detach())
 
 
@@ -84,7 +85,7 @@ def test_gradcheck(n_classes):
             at = Coefficients(values.detach().clone(), fit_intercept=True)
             objective.gradient(block, at)
             ctx.save_for_backward(at.gradient)
-            return objective.loss_sum(block) * block.scale + objective.penalty(at)
+            return objective.mean_loss(block) + objective.penalty(at)
 
         @staticmethod
         def backward(ctx, upstream):
@@ -96,7 +97,8 @@ def test_gradcheck(n_classes):
 def test_shrink_is_soft_thresholding():
     values = torch.tensor([0.5, -0.05, 0.02, -0.7, 9.0], dtype=torch.float64)
     coef = Coefficients(values, fit_intercept=True)
-    Objective(make_loss(2), alpha=1.0, l1_ratio=0.5).shrink(coef.weight, 0.2)
+    objective = Objective(make_loss(2), alpha=1.0, l1_ratio=0.5)
+    objective.shrink(coef.arrays.weight, 0.2, coef.xp)
     assert coef.values.tolist() == pytest.approx([0.4, 0.0, 0.0, -0.6, 9.0])
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchlogistic import _rows
 from torchlogistic._rows import Batches, RandomStream, Rows, buffer_block, view_block
+from torchlogistic._threads import Team
 
 
 def make_rows(n_rows, weighted=False, n_classes=2):
@@ -21,7 +23,7 @@ def make_rows(n_rows, weighted=False, n_classes=2):
 
 
 def make_batches(rows, batch_size, *, shuffle=True, seed=0, **kwargs):
-    settings = {"fit_intercept": True, "validation": False, **kwargs}
+    settings = {"fit_intercept": True, "validation": False, "team": Team(2), **kwargs}
     stream = RandomStream(seed)
     return Batches(
         rows, batch_size=batch_size, shuffle=shuffle, stream=stream, **settings
@@ -31,9 +33,9 @@ def make_batches(rows, batch_size, *, shuffle=True, seed=0, **kwargs):
 def visited(batches):
     """Numbers of the rows, batch by batch, of one epoch."""
     return [
-        (block.X[:, 0] / 3).long().tolist()
-        for chunk in batches
-        for block in chunk.batches
+        (block.features[:, 0] / 3).long().tolist()
+        for blocks, _ in batches
+        for block in blocks
     ]
 
 
@@ -49,10 +51,13 @@ def loaded(n_rows, batch_size, *, seed, epochs, validation):
             list(val_loader)
 
 
-@pytest.fixture(params=["one chunk", "many chunks", "a batch a chunk"])
+@pytest.fixture(params=["one chunk", "many chunks", "large batches", "a batch a chunk"])
 def chunk_bytes(request, monkeypatch):
-    size = {"one chunk": 2**20, "many chunks": 3 * 8 * 16 * 2, "a batch a chunk": 1}
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", size[request.param])
+    size = {"one chunk": 2**20, "many chunks": 3 * 8 * 16 * 2}
+    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", size.get(request.param, 1))
+    large = 3 * 8 * 16 * 2 if request.param == "large batches" else 1
+    monkeypatch.setattr(_rows, "LARGE_CHUNK_BYTES", large)
+    monkeypatch.setattr(_rows, "SHARED_BYTES", 100)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -80,13 +85,15 @@ def test_own_order(batch_size):
 @pytest.mark.usefixtures("chunk_bytes")
 def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
     rows = make_rows(50, weighted=True, n_classes=n_classes)
-    for chunk in make_batches(rows, 16, shuffle=shuffle):
-        for block in chunk.batches:
+    for blocks, span in make_batches(rows, 16, shuffle=shuffle):
+        for block in blocks:
             number = block.X[:, 0] / 3
-            assert block.y.view(len(block), -1)[:, 0].equal(number)
-            assert block.weight.flatten().equal(number + 1)
+            assert (block.y.reshape(len(block), -1)[:, 0] == number).all()
+            assert (block.weight.reshape(-1) == number + 1).all()
+            assert np.shares_memory(block.z, span.z)
+            assert block.logits.data_ptr() == block.z.ctypes.data
             assert block.logits.shape == block.y.shape
-            assert (block.logits * block.weight).shape == block.logits.shape
+            assert (block.z * block.weight).shape == block.z.shape
             assert block.scale == 1 / len(block)
 
 
@@ -99,16 +106,16 @@ def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():
 def test_rows_in_order_are_not_copied(monkeypatch):
     monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 1)
     rows = make_rows(40)
-    for chunk in make_batches(rows, 16, shuffle=False):
-        start = rows.X.untyped_storage().data_ptr()
-        assert chunk.block.X.untyped_storage().data_ptr() == start
+    for blocks, _ in make_batches(rows, 16, shuffle=False):
+        for block in blocks:
+            assert np.shares_memory(block.X, rows.X.numpy())
 
 
 def test_view_and_buffer():
     rows = make_rows(10)
     view = view_block(rows)
-    assert view.X.data_ptr() == rows.X.data_ptr()
-    assert view.n_columns == 3
+    assert np.shares_memory(view.X, rows.X.numpy())
+    assert view.X.shape == (10, 3)
     buffer = buffer_block(rows, 4, fit_intercept=True)
     assert buffer.X.shape == (4, 4)
     assert buffer.X[:, 3].tolist() == [1] * 4

@@ -13,6 +13,7 @@ from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows
 from torchlogistic._steps import STEPS, TorchStep, find_rule, make_optimizer
+from torchlogistic._threads import Team
 
 
 def own_step(cls):
@@ -41,8 +42,11 @@ def solver(cls, n_classes=2, *, l1=0.0, batch_size=16, **arguments):
         stream=RandomStream(0),
         fit_intercept=True,
         validation=False,
+        team=Team(1),
     )
-    return MiniBatch(Objective(loss, l1, l1_ratio=1.0), batches, coef, optimizer)
+    return MiniBatch(
+        Objective(loss, l1, l1_ratio=1.0), batches, coef, optimizer, Team(1)
+    )
 
 
 def assert_same(ours, theirs):
@@ -136,7 +140,7 @@ def test_l1_leads_to_the_minimum(cls, arguments):
         if epoch == 3000:  # what scales by the gradient's sign ends in small steps
             run.step.optimizer.param_groups[0]["lr"] /= 100
         run.epoch()
-    run.objective.gradient(run.batches._full.block, run.coef)
+    run.objective.gradient(run.batches._full.span, run.coef)
     w, gradient = run.coef.weight, run.coef.weight_gradient
     kept = w != 0
     assert 0 < kept.sum() < len(w)

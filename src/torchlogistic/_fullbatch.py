@@ -11,6 +11,7 @@ from ._gradient import FullGradient
 from ._line_search import Point
 from ._objective import Coefficients, Objective
 from ._rows import Block
+from ._threads import Team
 
 # The slack that a line search grants to rounding could let it go round in circles.
 PATIENCE = 3
@@ -28,6 +29,8 @@ class FullBatch:
     tol : float
         Max-norm of the gradient at which the solver has converged. With an L1 penalty
         it is that of the subgradient of least norm.
+    team : Team
+        Threads that share the passes over the rows.
 
     Attributes
     ----------
@@ -43,13 +46,19 @@ class FullBatch:
     n_batches = 1
 
     def __init__(
-        self, objective: Objective, block: Block, coef: Coefficients, *, tol: float
+        self,
+        objective: Objective,
+        block: Block,
+        coef: Coefficients,
+        *,
+        tol: float,
+        team: Team,
     ) -> None:
         self.objective = objective
         self.block = block
         self.coef = coef
         self.tol = tol
-        self.full = FullGradient(objective, block)
+        self.full = FullGradient(objective, block, team)
         self.loss = float("inf")
         self.precision = 4 * torch.finfo(coef.values.dtype).eps
         self.gradient_norm = float("inf")
@@ -70,7 +79,7 @@ class FullBatch:
     @property
     def separated(self) -> bool:
         """Whether the coefficients put every row on its side, where none is best."""
-        labels = self.objective.loss.labels(self.block.y)
+        labels = self.objective.loss.labels(self.block.targets)
         z = self.block.logits
         predicted = (z > 0).to(labels.dtype) if z.dim() == 1 else z.argmax(dim=1)
         return bool((predicted == labels).all())

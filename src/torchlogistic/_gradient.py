@@ -1,4 +1,4 @@
-"""Loss and gradient over all rows, in one pass over X.
+"""Loss and gradient of many rows, in one pass over X.
 
 Both products of a gradient, ``X w`` and ``X' r``, read X. Done one after the other on
 all rows, each reads it from main memory. Here the rows are cut into pieces that stay
@@ -9,146 +9,195 @@ depend on the number of threads, and so does the result not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Thread
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor
 from ._objective import Coefficients, Objective, accumulator
 from ._rows import Block
+from ._threads import Team
 
-PIECE_BYTES = 2**20  # of X: half to all of a core's second-level cache
-# torch starts threads of its own from this many entries on.
-SERIAL_ENTRIES = 2**15
-GROUPS = 16
-# With more columns one matrix product is faster than a vector product for each.
-MAX_COLUMNS = 8
+PIECE_BYTES = 2**20  # of X: what stays in a core's cache
+PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
+
+T = TypeVar("T")
+
+
+class Group(NamedTuple):
+    """Consecutive rows, and the pieces in which X is read."""
+
+    rows: Block
+    pieces: list[Block]
+
+
+class Sums(NamedTuple):
+    """Sums over rows: of the loss and of its gradient."""
+
+    loss: Tensor  # ()
+    weight: Array  # of the shape of the weight
+    intercept: Array  # of the shape of the intercept
+
+
+class PieceGradient:
+    """The gradient of the smooth objective on many rows, by a team of threads.
+
+    Parameters
+    ----------
+    objective : Objective
+    team : Team
+    """
+
+    def __init__(self, objective: Objective, team: Team) -> None:
+        self.objective = objective
+        self.team = team
+
+    def evaluate(self, block: Block, coef: Coefficients) -> Tensor:
+        """Logits and residuals into a block, the gradient into ``coef``.
+
+        Returns the sum of the losses: ().
+        """
+        groups = block.groups = block.groups or cut(block)
+        sums = self.each(groups, partial(self._sums, coef=coef))
+        weight, intercept = sums[0].weight, sums[0].intercept
+        for part in sums[1:]:
+            weight += part.weight
+            intercept += part.intercept
+        arrays = coef.arrays
+        weight *= block.scale
+        arrays.weight_gradient[...] = weight
+        if self.objective.l2:
+            self.objective.add_l2(coef)
+        if coef.fit_intercept:
+            arrays.intercept_gradient[...] = intercept * block.scale
+        return torch.stack([part.loss for part in sums]).sum()
+
+    def each(self, groups: list[Group], function: Callable[[Group], T]) -> list[T]:
+        """Results of a function for each group, computed by the team."""
+        results: list[T | None] = [None] * len(groups)
+
+        def work(i: int) -> None:
+            results[i] = function(groups[i])
+
+        self.team.run([partial(work, i) for i in range(len(groups))])
+        return cast("list[T]", results)
+
+    def _sums(self, group: Group, coef: Coefficients) -> Sums:
+        objective, wide = self.objective, accumulator(coef.values)
+        weight = as_array(torch.zeros_like(coef.weight, dtype=wide))
+        product = as_array(torch.empty_like(coef.weight))
+        for piece in group.pieces:
+            objective.logits(piece, coef)
+            objective.residual(piece)
+            coef.product(piece.Xt, piece.r, product)
+            weight += product
+        # Vectors at once for all pieces, since each call has its price.
+        loss = objective.loss_sum(group.rows).to(wide)
+        intercept = coef.xp.sum(group.rows.r, wide)
+        return Sums(loss, weight, intercept)
+
+
+def cut(block: Block) -> list[Group]:
+    """Cut a block into groups of pieces."""
+    if block.logits.device.type != "cpu":
+        return [Group(block, [block])]
+    n_outputs = block.logits[0].numel()
+    row_size = max(block.X.shape[1], n_outputs)
+    entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES)
+    span = max(1, SERIAL_ENTRIES // n_outputs)
+    piece = min(max(1, entries // row_size), span)
+    span -= span % piece  # whole pieces
+    return [Group(rows, rows.split(piece)) for rows in block.split(span)]
 
 
 class FullGradient:
-    """Evaluate the smooth objective and its gradient on all rows.
+    """Loss and gradient of all rows.
 
     Parameters
     ----------
     objective : Objective
     block : Block
         All rows; logits and residuals are left in it.
+    team : Team
     """
 
-    def __init__(self, objective: Objective, block: Block) -> None:
+    def __init__(self, objective: Objective, block: Block, team: Team) -> None:
         self.objective = objective
         self.block = block
-        self.wide = accumulator(block.X)
-        step = self._piece_rows()
-        pieces = [block[i : i + step] for i in range(0, len(block), step)]
-        n_groups = min(GROUPS, len(pieces))
-        self.groups = [
-            pieces[len(pieces) * i // n_groups : len(pieces) * (i + 1) // n_groups]
-            for i in range(n_groups)
-        ]
-
-    def _piece_rows(self) -> int:
-        block = self.block
-        n_outputs = self.objective.loss.n_outputs
-        if block.X.device.type != "cpu" or n_outputs > MAX_COLUMNS:
-            return len(block)
-        row_bytes = block.n_columns * block.X.element_size()
-        return max(1, min(PIECE_BYTES // row_bytes, SERIAL_ENTRIES // n_outputs))
+        self._pieces = PieceGradient(objective, team)
+        self._groups = block.groups = cut(block)
+        ends = list(accumulate(len(group.rows) for group in self._groups))
+        starts = [0, *ends[:-1]]
+        self._spans = [slice(*pair) for pair in zip(starts, ends, strict=True)]
 
     def evaluate(self, coef: Coefficients) -> float:
         """Logits and residuals into the block, gradient into ``coef``.
 
         Returns the mean loss. One synchronization with the device.
         """
-        return self._run(coef, fresh=True)
-
-    def at_logits(self, coef: Coefficients) -> float:
-        """The same, where the logits stand in the block already."""
-        return self._run(coef, fresh=False)
-
-    def _run(self, coef: Coefficients, *, fresh: bool) -> float:
-        sums = [torch.zeros_like(coef.weight, dtype=self.wide) for _ in self.groups]
-
-        def work(start: int, step: int) -> Callable[[], None]:
-            def run() -> None:
-                for i in range(start, len(self.groups), step):
-                    for piece in self.groups[i]:
-                        if fresh:
-                            self._logits(piece, coef)
-                        self._add(piece, coef, sums[i])
-
-            return run
-
-        # 1. The gradient of the weights, which takes the passes over X.
-        n_threads = min(torch.get_num_threads(), len(self.groups))
-        run_together([work(i, n_threads) for i in range(n_threads)])
-        gradient = sums[0]
-        for other in sums[1:]:
-            gradient += other
-        scale = self.block.scale
-        coef.weight_gradient.copy_(gradient.mul_(scale))
-        if self.objective.l2:
-            coef.weight_gradient.add_(coef.weight, alpha=self.objective.l2)
-
-        # 2. What needs vectors of n entries only.
-        if coef.fit_intercept:
-            total = self.block.residual.sum(dim=0, dtype=self.wide)
-            coef.intercept_gradient.copy_(total.mul_(scale))
+        loss = self._pieces.evaluate(self.block, coef)
         coef.zero_frozen()
-        return self.objective.loss_sum(self.block).item() * scale
+        return loss.item() / len(self.block)
 
-    def _logits(self, piece: Block, coef: Coefficients) -> None:
-        if not self._by_column(coef):
-            self.objective.logits(piece, coef)
-            return
-        for k, weight in enumerate(coef.weight.unbind(1)):
-            torch.mv(piece.X, weight, out=piece.logits[:, k])
-        if coef.fit_intercept:
-            piece.logits.add_(coef.intercept)
-
-    def _add(self, piece: Block, coef: Coefficients, gradient: Tensor) -> None:
-        """Residuals of a piece, and their part of the gradient of the weights."""
-        residual = self.objective.loss.residual(piece.logits, piece.y, piece.residual)
-        if piece.weight is not None:
-            residual.mul_(piece.weight)
-        if self._by_column(coef):
-            for k, column in enumerate(residual.unbind(1)):
-                gradient[:, k] += torch.mv(piece.Xt, column)
-        elif residual.dim() == 2:  # this order of the factors is the faster one
-            gradient += torch.mm(residual.t(), piece.X).t()
-        else:
-            gradient += torch.mv(piece.Xt, residual)
-
-    def _by_column(self, coef: Coefficients) -> bool:
-        return (
-            coef.values.dim() == 2
-            and coef.values.shape[1] <= MAX_COLUMNS
-            and coef.values.device.type == "cpu"
+    def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
+        """Mean over rows of sums that a function gives for parts of the block."""
+        spans = {id(g.rows): span for g, span in zip(self._groups, self._spans)}
+        parts = self._pieces.each(
+            self._groups, lambda group: function(group.rows, spans[id(group.rows)])
         )
+        return sum(parts[1:], parts[0]) / len(self.block)
 
+    def project(self, coef: Coefficients, direction: Tensor) -> Array:
+        """Change of the logits for a direction of the coefficients."""
+        change = coef.xp.zeros_like(self.block.z)
+        along, n = as_array(direction), coef.n_features
 
-def run_together(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks at the same time, the first one in this thread.
+        def project(group: Group, span: slice) -> None:
+            out = change[span]
+            start = 0
+            for piece in group.pieces:
+                coef.product(piece.X, along[:n], out[start : start + len(piece)])
+                start += len(piece)
+            if coef.fit_intercept:
+                out += along[n:]
 
-    torch's operations release Python's lock. An exception in any task is raised here,
-    when all have ended.
-    """
-    failures: list[BaseException] = []
+        tasks = zip(self._groups, self._spans, strict=True)
+        self._pieces.team.run([partial(project, *pair) for pair in tasks])
+        return change
 
-    def guarded(task: Callable[[], None]) -> None:
-        try:
-            task()
-        except BaseException as error:
-            failures.append(error)
+    def along(self, start: Array, change: Array, step: float) -> tuple[float, float]:
+        """Mean loss, and its slope, where the logits are ``start + step * change``.
 
-    threads = [Thread(target=guarded, args=(task,)) for task in tasks[1:]]
-    for thread in threads:
-        thread.start()
-    try:
-        tasks[0]()
-    finally:
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
+        Leaves logits and residuals in the block.
+        """
+        wide = accumulator(self.block.logits)
+
+        def sums(rows: Block, span: slice) -> Tensor:
+            rows.z[...] = step * change[span]
+            z = rows.z
+            z += start[span]
+            loss = self.objective.loss_sum(rows)
+            self.objective.residual(rows)
+            slope = torch.sum(rows.residual * as_tensor(change[span]), dtype=wide)
+            return torch.stack([loss.to(wide), slope])
+
+        loss, slope = self._sum(sums).tolist()
+        return loss, slope
+
+    def curvature_along(self, change: Array) -> float:
+        """Second derivative of the mean loss where the logits move by ``change``."""
+        wide = accumulator(self.block.logits)
+
+        def sums(rows: Block, span: slice) -> Tensor:
+            moved = as_tensor(change[span])
+            values = self.objective.loss.curvature_along(rows.logits, moved)
+            if rows.weight is not None:
+                values.mul_(as_tensor(rows.weight).view(-1))
+            return values.sum(dtype=wide)
+
+        bend: float = self._sum(sums).item()
+        return bend

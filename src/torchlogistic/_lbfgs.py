@@ -52,7 +52,7 @@ class LBFGS(FullBatch):
         if origin.slope >= 0:  # rounding has spoilt the pairs
             return self._restart()
         # Without pairs the direction is the gradient, of any length.
-        first = 1.0 if self.pairs else min(1.0, 1.0 / subgradient.abs().sum().item())
+        first = 1.0 if self.pairs else line.model_step(origin.slope)
 
         # 2. The step along it.
         if self.objective.l1:

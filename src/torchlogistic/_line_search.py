@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._arrays import Array
 from ._gradient import FullGradient
 from ._objective import Coefficients, accumulator
 
@@ -52,12 +53,20 @@ class Line:
         self.direction = direction
         self.wide = accumulator(coef.values)
         self.before = coef.values.clone()
-        self.start = full.block.logits.clone()
-        self.change: Tensor | None = None  # of the logits, for a step of one
+        self.start = full.block.z + 0  # a copy, of either kind of array
+        self.change: Array | None = None  # of the logits, for a step of one
 
     def slope(self, gradient: Tensor) -> float:
         """Slope along the line of a function with a gradient."""
         return torch.sum(gradient * self.direction, dtype=self.wide).item()
+
+    def model_step(self, slope: float) -> float:
+        """The step to the minimum of the quadratic model, for a product with X."""
+        self.change = self.full.project(self.coef, self.direction)
+        bend = self.full.curvature_along(self.change)
+        weight = self.direction[: self.coef.n_features]
+        bend += self.full.objective.l2 * weight.square().sum().item()
+        return -slope / bend if bend > 0 and math.isfinite(bend) else 1.0
 
     def move(self, step: float) -> None:
         torch.add(self.before, self.direction, alpha=step, out=self.coef.values)
@@ -68,26 +77,19 @@ class Line:
         loss = self.full.evaluate(self.coef)
         value = loss + self.full.objective.penalty(self.coef).item()
         if step > 0 and self.change is None:
-            self.change = (self.full.block.logits - self.start).div_(step)
+            self.change = (self.full.block.z - self.start) / step
         return Point(step, value, self.slope(self.coef.gradient), loss)
 
     def at(self, step: float) -> Point:
         """Evaluate at a step, after a first jump, without reading X."""
-        block, objective = self.full.block, self.full.objective
-        assert self.change is not None
-        torch.add(self.start, self.change, alpha=step, out=block.logits)
-        loss = objective.loss_sum(block).to(self.wide) * block.scale
-        residual = objective.loss.residual(block.logits, block.y, block.residual)
-        if block.weight is not None:
-            residual.mul_(block.weight)
-        slope = torch.sum(residual * self.change, dtype=self.wide) * block.scale
+        objective = self.full.objective
+        loss, slope = self.full.along(self.start, self.change, step)
         self.move(step)
-        n = self.coef.n_features
-        bend = torch.sum(self.coef.weight * self.direction[:n], dtype=self.wide)
-        slope = slope + objective.l2 * bend
-        value = loss + objective.penalty(self.coef)
-        numbers: list[float] = torch.stack([value, slope, loss]).tolist()
-        return Point(step, *numbers)
+        weight = self.coef.weight
+        direction = self.direction[: self.coef.n_features]
+        bend = torch.sum(weight * direction, dtype=self.wide).item()
+        value = loss + objective.penalty(self.coef).item()
+        return Point(step, value, slope + objective.l2 * bend, loss)
 
 
 def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> Point:

@@ -1,4 +1,4 @@
-"""Losses of the logits: value, residual, curvature and probabilities.
+"""Losses of the logits: value, mean, curvature and probabilities.
 
 A loss knows nothing of features, coefficients or weights: it maps the logits ``z`` of
 some rows and their targets ``y`` to one number per row, and differentiates that number
@@ -10,12 +10,13 @@ method                     binary      multinomial
 =========================  ==========  ===============================
 logits ``z``, targets      (n,)        (n, n_classes)
 ``value(z, y)``            (n,)        (n,)
-``residual(z, y, out)``    (n,)        (n, n_classes)
+``mean(z, out)``           (n,)        (n, n_classes)
 ``curvature(z)``           (n,)        (n, n_classes, n_classes)
 ``probabilities(z)``       (n, 2)      (n, n_classes)
 =========================  ==========  ===============================
 
-The residual is the gradient of the value by the logits, the curvature its Hessian.
+The mean is what the model expects of the targets: the gradient of the value by the
+logits, called the residual, is ``mean(z) - y``. The curvature is its Hessian.
 """
 
 from __future__ import annotations
@@ -53,12 +54,17 @@ class BinaryCrossEntropy:
         # digits to a difference. Beyond the threshold softplus(z) is z to the last bit.
         return F.softplus(torch.addcmul(z, y, z, value=-2), threshold=40)
 
-    def residual(self, z: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        return torch.sigmoid(z, out=out).sub_(y)
+    def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(z, out=out)
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)
         return p.mul_(1 - p)
+
+    def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
+        """Second derivative of the value where the logits move by ``change``: (n,)."""
+        p = torch.sigmoid(z)
+        return p.mul_(1 - p).mul_(change).mul_(change)
 
     def probabilities(self, z: Tensor) -> Tensor:
         # sigmoid(-z) keeps the digits that 1 - sigmoid(z) would cancel.
@@ -90,12 +96,17 @@ class CategoricalCrossEntropy:
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         return torch.logsumexp(z, dim=1) - (z * y).sum(dim=1)
 
-    def residual(self, z: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        return torch.softmax(z, dim=1, out=out).sub_(y)
+    def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.softmax(z, dim=1, out=out)
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.softmax(z, dim=1)
         return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+    def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
+        p = torch.softmax(z, dim=1)
+        mean = (p * change).sum(dim=1, keepdim=True)
+        return p.mul_((change - mean).square_()).sum(dim=1)
 
     def probabilities(self, z: Tensor) -> Tensor:
         return torch.softmax(z, dim=1)

@@ -2,7 +2,7 @@
 
 A step is closed-form: one product of the batch with the coefficients, the residual of
 the loss, one product of the transposed batch with it, and the update, all written into
-tensors that were allocated before the first epoch. No graph is recorded, nothing is
+arrays that were allocated before the first epoch. No graph is recorded, nothing is
 copied to the host, and the loss of an epoch is computed from the logits it left behind.
 """
 
@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._gradient import PieceGradient
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block
 from ._steps import Listener, make_step
+from ._threads import Team
+
+
+# A batch with more bytes of X is shared by several threads. For less, a step would
+# wait longer for the other threads than it takes.
+SHARED_BYTES = 2**23
 
 
 class MiniBatch:
@@ -29,6 +36,8 @@ class MiniBatch:
     optimizer : torch.optim.Optimizer
         Over ``nn.Linear`` parameters that are views of ``coef.values``; its parameter
         group is read anew each epoch, so that schedulers work on it.
+    team : Team
+        Threads that share the work on a large batch.
     """
 
     def __init__(
@@ -37,13 +46,17 @@ class MiniBatch:
         batches: Batches,
         coef: Coefficients,
         optimizer: Optimizer,
+        team: Team,
     ) -> None:
         self.objective = objective
         self.batches = batches
         self.coef = coef
-        self.step = make_step(objective, coef, optimizer)
+        self.shared = batches.batch_bytes > SHARED_BYTES
+        self.pieces = PieceGradient(objective, team)
+        gradient = self._shared_gradient if self.shared else objective.gradient
+        self.step = make_step(objective, coef, optimizer, gradient)
         self._loss_sum: Tensor | None = None
-        self.n_batches = 0
+        self.n_batches = batches.n_batches
         self.done = False  # a given number of epochs is what it runs
 
     def refresh(self) -> None:
@@ -58,14 +71,17 @@ class MiniBatch:
 
     def visit(self) -> Iterator[Block]:
         """Visit the batches of one epoch and add up their losses."""
-        loss_sum: Tensor | None = None
-        self.n_batches = 0
-        for chunk in self.batches:
-            yield from chunk.batches
-            self.n_batches += len(chunk.batches)
-            chunk_sum = self.objective.loss_sum(chunk.block)
-            loss_sum = chunk_sum if loss_sum is None else loss_sum + chunk_sum
-        self._loss_sum = loss_sum
+        self._loss_sum = None
+        for batches, span in self.batches:
+            yield from batches
+            if not self.shared:
+                self._add_loss(self.objective.loss_sum(span))
+
+    def _shared_gradient(self, block: Block, coef: Coefficients) -> None:
+        self._add_loss(self.pieces.evaluate(block, coef))
+
+    def _add_loss(self, part: Tensor) -> None:
+        self._loss_sum = part if self._loss_sum is None else self._loss_sum + part
 
     def update(self, block: Block, listener: Listener | None = None) -> None:
         """One step on a batch."""

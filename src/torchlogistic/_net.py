@@ -39,6 +39,7 @@ from ._minibatch import MiniBatch
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block, RandomStream, Rows, view_block
 from ._steps import make_optimizer
+from ._threads import Team
 
 # A finished run whose loss is so many times that of a model that ignores X diverged.
 DIVERGED = 1e4
@@ -184,6 +185,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.shuffle = shuffle
         self.full_batch = full_batch
         self.tol = tol
+        self.team = Team()
         self.asked_to_stop = False  # by a callback
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
         self._n_rows = len(train_rows)
@@ -228,7 +230,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
     def _make_solver(self, rows: Rows) -> MiniBatch | FullBatch:
         if self.full_batch is not None:
             block = view_block(rows)
-            return self.full_batch(self.objective, block, self.coef, tol=self.tol)
+            return self.full_batch(
+                self.objective, block, self.coef, tol=self.tol, team=self.team
+            )
         batches = Batches(
             rows,
             batch_size=self.batch_size,
@@ -236,8 +240,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             stream=self.stream,
             fit_intercept=self.coef.fit_intercept,
             validation=self.valid_rows is not None,
+            team=self.team,
         )
-        return MiniBatch(self.objective, batches, self.coef, self.optimizer_)
+        return MiniBatch(self.objective, batches, self.coef, self.optimizer_, self.team)
 
     # The run
 
@@ -399,7 +404,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return {"loss": loss, "y_pred": logits}
 
     def _as_batch(self, block: Block) -> tuple[Tensor, Tensor]:
-        return block.features, self.objective.loss.labels(block.y)
+        return block.features, self.objective.loss.labels(block.targets)
 
     # The history is written as the list of dicts that it is: its own methods would
     # take a tenth of the time of a small epoch.

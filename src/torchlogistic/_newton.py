@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._arrays import as_array, as_tensor
 from ._fullbatch import FullBatch
 from ._line_search import Line, armijo_step, wolfe_step
 from ._objective import Coefficients, Objective, accumulator
 from ._orthant import minimise_quadratic
 from ._rows import Block
+from ._threads import Team
 
 HESSIAN_ROWS = 8192  # rows of the weighted copy of X at a time
 MAX_DAMPING = 1e8
@@ -34,9 +36,15 @@ class Newton(FullBatch):
     """
 
     def __init__(
-        self, objective: Objective, block: Block, coef: Coefficients, *, tol: float
+        self,
+        objective: Objective,
+        block: Block,
+        coef: Coefficients,
+        *,
+        tol: float,
+        team: Team,
     ) -> None:
-        super().__init__(objective, block, coef, tol=tol)
+        super().__init__(objective, block, coef, tol=tol, team=team)
         if coef.values.numel() > MAX_COEFFICIENTS:
             raise ValueError(
                 f"optimizer='newton' would need a Hessian of {coef.values.numel()} x "
@@ -44,7 +52,8 @@ class Newton(FullBatch):
             )
         self.wide = accumulator(coef.values)
         n_rows = min(HESSIAN_ROWS, len(block))
-        self._weighted = block.X.new_empty((n_rows, block.n_columns))
+        weighted = coef.values.new_empty((n_rows, coef.n_features))
+        self._weighted = as_array(weighted)
 
     def reset(self) -> None:
         self.damping = 0.0
@@ -87,30 +96,35 @@ class Newton(FullBatch):
         Shape (p, p) with p coefficients, in the order of ``values.flatten()``.
         """
         block, coef, loss = self.block, self.coef, self.objective.loss
-        k, d = loss.n_outputs, coef.n_features
-        H = torch.zeros(
-            (coef.length, k, coef.length, k), dtype=self.wide, device=block.X.device
-        )
-        for start in range(0, len(block), HESSIAN_ROWS):
-            piece = block[start : start + HESSIAN_ROWS]
-            weighted = self._weighted[: len(piece)]
+        k, d, xp = loss.n_outputs, coef.n_features, coef.xp
+        shape = (coef.length, k, coef.length, k)
+        H = torch.zeros(shape, dtype=self.wide, device=coef.values.device)
+        sums = as_array(H)
+        product = as_array(coef.values.new_empty((d, d)))
+        for piece in block.split(len(self._weighted)):
+            A = self._weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:
-                curvature = curvature * piece.weight.view(-1, 1, 1)
+                curvature = curvature * as_tensor(piece.weight).view(-1, 1, 1)
+            roots = xp.sqrt(as_array(curvature.abs_()))
             for i in range(k):
                 for j in range(i + 1):
-                    c = curvature[:, i, j]
-                    torch.mul(piece.X, c[:, None], out=weighted)
-                    H[:d, i, :d, j] += piece.Xt @ weighted
+                    # X'CX is A'A, whose product takes half the time of others; C is
+                    # not negative if i is j, and not positive else.
+                    sign = 1 if i == j else -1
+                    root = roots[:, i, j]
+                    xp.multiply(piece.X, root[:, None], out=A)
+                    xp.gram(A, product)
+                    sums[:d, i, :d, j] += sign * product
                     if coef.fit_intercept:
-                        border = weighted.sum(dim=0)
-                        H[d, i, :d, j] += border
-                        H[:d, i, d, j] += border
-                        H[d, i, d, j] += c.sum()
+                        border = sign * (A.T @ root)
+                        sums[d, i, :d, j] += border
+                        sums[:d, i, d, j] += border
+                        sums[d, i, d, j] += sign * (root @ root)
         for i in range(k):
             for j in range(i):
                 H[:, j, :, i] = H[:, i, :, j].t()
-        H = H.view(coef.length * k, coef.length * k).mul_(block.scale)
+        H = H.view(coef.length * k, coef.length * k).div_(len(block))
         penalised = H.diagonal()[: d * k]
         penalised += self.objective.l2
         # Frozen coefficients leave the system; their gradient is zero.

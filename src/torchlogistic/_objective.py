@@ -50,10 +50,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ._arrays import (
+    SERIAL_ENTRIES,
+    Array,
+    Namespace,
+    Number,
+    as_array,
+    as_tensor,
+    namespace,
+)
 
 if TYPE_CHECKING:
     from ._loss import Loss
@@ -69,6 +79,11 @@ class Coefficients:
         Updated in place for as long as the object lives; the views follow.
     fit_intercept : bool
         Whether the last entry of ``values`` is the intercept.
+
+    Attributes
+    ----------
+    arrays : CoefficientArrays
+        The same memory, as arrays of :mod:`._arrays`.
     """
 
     def __init__(self, values: Tensor, *, fit_intercept: bool) -> None:
@@ -82,11 +97,21 @@ class Coefficients:
         self.weight_gradient = self.gradient[: self.n_features]
         self.intercept = values[self.n_features :]  # (1,) or (1, n_outputs)
         self.intercept_gradient = self.gradient[self.n_features :]
-        # One column is stored without its axis: a matrix-vector product is several
-        # times faster than a matrix product with one column.
-        one_column = values.dim() == 1
-        self.product = torch.mv if one_column else torch.mm
-        self.add_product = torch.addmv if one_column else torch.addmm
+        self.xp = namespace(values)
+        self.product = self.xp.product(values.dim())
+        self.arrays = CoefficientArrays(
+            *map(
+                as_array,
+                (
+                    self.values,
+                    self.gradient,
+                    self.weight,
+                    self.weight_gradient,
+                    self.intercept,
+                    self.intercept_gradient,
+                ),
+            )
+        )
 
     def zero_frozen(self) -> None:
         """Set the gradient of frozen coefficients to zero."""
@@ -106,6 +131,17 @@ class Coefficients:
         if self.fit_intercept:
             parts.append(columns[-1])
         return parts
+
+
+class CoefficientArrays(NamedTuple):
+    """The views that :class:`Coefficients` has, as arrays."""
+
+    values: Array
+    gradient: Array
+    weight: Array
+    weight_gradient: Array
+    intercept: Array
+    intercept_gradient: Array
 
 
 def allocate_coefficients(
@@ -141,50 +177,73 @@ class Objective:
         """Strength of ``||w||_1``."""
         return self.alpha * self.l1_ratio
 
-    def logits(
-        self, block: Block, coef: Coefficients, out: Tensor | None = None
-    ) -> Tensor:
-        """Write the logits of a block into it, or into ``out``."""
-        out = block.logits if out is None else out
-        if block.n_columns == coef.length:
-            return coef.product(block.X, coef.values, out=out)
-        return coef.add_product(coef.intercept, block.X, coef.weight, out=out)
+    def logits(self, block: Block, coef: Coefficients) -> Tensor:
+        """Write the logits of a block into it."""
+        arrays = coef.arrays
+        if block.X.shape[-1] == coef.length:
+            coef.product(block.X, arrays.values, block.z)
+        else:
+            z = block.z
+            coef.product(block.X, arrays.weight, z)
+            z += arrays.intercept
+        return block.logits
+
+    def residual(self, block: Block) -> None:
+        """Write the weighted residuals at the logits that stand in the block."""
+        self.loss.mean(block.logits, block.residual)
+        r = block.r
+        r -= block.y
+        if block.weight is not None:
+            r *= block.weight
 
     def gradient(self, block: Block, coef: Coefficients) -> None:
         """Write logits and residuals into the block, the gradient into ``coef``.
 
         The gradient is that of the smooth part: mean loss and L2.
         """
-        self.logits(block, coef)
-        self.gradient_at_logits(block, coef)
-
-    def gradient_at_logits(self, block: Block, coef: Coefficients) -> None:
-        """The same, where the logits stand in the block already."""
-        residual = self.loss.residual(block.logits, block.y, block.residual)
-        if block.weight is not None:
-            residual.mul_(block.weight)
-        add, scale = coef.add_product, block.scale
-        if block.n_columns == coef.length:
-            out = coef.gradient
-            add(out, block.Xt, residual, beta=0, alpha=scale, out=out)
+        # The calls of a small batch cost more than what they compute: no more of them
+        # than it takes, and the two of self.residual written out.
+        arrays, product, r = coef.arrays, coef.product, block.r
+        has_ones = block.X.shape[1] == coef.length
+        if has_ones:
+            product(block.X, arrays.values, block.z)
         else:
-            out = coef.weight_gradient
-            add(out, block.Xt, residual, beta=0, alpha=scale, out=out)
-            out = coef.intercept_gradient
-            add(out, block.ones, residual, beta=0, alpha=scale, out=out)
+            self.logits(block, coef)
+        self.loss.mean(block.logits, block.residual)
+        r -= block.y
+        if block.weight is not None:
+            r *= block.weight
+        gradient = arrays.gradient if has_ones else arrays.weight_gradient
+        product(block.Xt, r, gradient)
+        gradient *= block.scale
+        if coef.fit_intercept and not has_ones:
+            arrays.intercept_gradient[...] = r.sum(0) * block.scale
         if self.l2:
-            coef.weight_gradient.add_(coef.weight, alpha=self.l2)
+            self.add_l2(coef)
+
+    def add_l2(self, coef: Coefficients) -> None:
+        """Add the gradient of the L2 penalty."""
+        gradient = coef.arrays.weight_gradient
+        gradient += self.l2 * coef.arrays.weight
 
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
-        values = self.loss.value(block.logits, block.y)
-        if block.weight is not None:
-            values.mul_(block.weight.view(-1))
-        return values.sum()
+        total: Any = 0
+        # In parts, for which torch starts no threads of its own.
+        step = SERIAL_ENTRIES // self.loss.n_outputs
+        weight = None if block.weight is None else as_tensor(block.weight).view(-1)
+        y = block.targets
+        for start in range(0, len(block), step):
+            rows = slice(start, start + step)
+            values = self.loss.value(block.logits[rows], y[rows])
+            if weight is not None:
+                values.mul_(weight[rows])
+            total = total + values.sum()
+        return total
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""
-        return self.loss_sum(block) * block.scale
+        return self.loss_sum(block) / len(block)
 
     def penalty(self, coef: Coefficients) -> Tensor:
         """Value of the penalty: ()."""
@@ -206,10 +265,10 @@ class Objective:
             g.zero_()
         return total
 
-    def shrink(self, weight: Tensor, step: float | Tensor) -> None:
+    def shrink(self, weight: Array, step: Number, xp: Namespace) -> None:
         """Proximal step of the L1 penalty after a gradient step of size ``step``.
 
         The size is one number or, for rules that scale each coefficient, one each.
         """
-        threshold: Any = step * self.l1
-        weight.sub_(weight.clamp(-threshold, threshold))
+        threshold = step * self.l1
+        weight -= xp.clip(weight, -threshold, threshold)

@@ -11,15 +11,24 @@ X is read from main memory once an epoch, and no tensor is created in the loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._arrays import Array, Number, as_array, as_tensor, namespace
+from ._threads import Team
+
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
 # batches in it are read twice, once for the logits and once for the gradient.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
+# The same for batches of which not even two fit: in the cache that the cores share.
+LARGE_CHUNK_BYTES = 2**22
+# Work on more bytes is shared by several threads.
+SHARED_BYTES = 2**18
 DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
 
 
@@ -46,58 +55,83 @@ class Rows:
 
 @dataclass(slots=True)
 class Block:
-    """Some rows, with room for what is computed of them.
+    """Some rows, with room for what is computed of them, as arrays of ``_arrays``.
 
-    ``logits``, ``residual`` and ``y`` have the shape of the logits; ``weight`` has a
-    last axis of length one where they have two axes, so that it multiplies them.
+    ``y``, ``z`` and ``r`` have the shape of the logits; ``weight`` has a last axis of
+    length one where they have two axes, so that it multiplies them. ``logits`` and
+    ``residual`` are tensors with the memory of ``z`` and ``r``.
     """
 
-    X: Tensor  # (n_rows, n_features [+ 1]); a last column may be ones
-    features: Tensor  # X without the column of ones
-    Xt: Tensor  # its transpose
-    y: Tensor
-    weight: Tensor | None
+    X: Array  # (n_rows, n_features [+ 1]); a last column may be ones
+    Xt: Array  # its transpose
+    y: Array
+    weight: Array | None
+    z: Array
+    r: Array
     logits: Tensor
     residual: Tensor
-    ones: Tensor  # (1, n_rows), for sums over rows as products
-    scale: float  # 1 / n_rows
-    n_columns: int
+    n_features: int
+    scale: Number  # 1 / n_rows
+    groups: Any = None  # its pieces, once it was cut by ``_gradient``
 
     def __len__(self) -> int:
-        return self.ones.shape[1]
+        return len(self.y)
+
+    @property
+    def features(self) -> Tensor:
+        """X without the column of ones."""
+        return as_tensor(self.X)[:, : self.n_features]
+
+    @property
+    def targets(self) -> Tensor:
+        return as_tensor(self.y)
 
     def __getitem__(self, rows: slice) -> Block:
-        return _block(
-            self.X[rows],
-            self.features[rows],
-            self.y[rows],
-            None if self.weight is None else self.weight[rows],
-            self.logits[rows],
-            self.residual[rows],
-        )
+        return self.split(rows.stop - rows.start, rows)[0]
+
+    def split(self, size: int, rows: slice = slice(0, None)) -> list[Block]:
+        """Cut into blocks of so many rows, the last one of fewer."""
+        parts = [self.logits[rows].split(size), self.residual[rows].split(size)]
+        scale = block_scale(size, self.y)
+        blocks = []
+        start = rows.start
+        for logits, residual in zip(*parts, strict=True):
+            n_rows = len(logits)
+            piece = slice(start, start + n_rows)
+            start += size
+            X = self.X[piece]
+            blocks.append(
+                Block(
+                    X,
+                    X.T,
+                    self.y[piece],
+                    None if self.weight is None else self.weight[piece],
+                    self.z[piece],
+                    self.r[piece],
+                    logits,
+                    residual,
+                    self.n_features,
+                    scale if n_rows == size else block_scale(n_rows, self.y),
+                )
+            )
+        return blocks
 
 
-def _block(
-    X: Tensor,
-    features: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
+def block_scale(n_rows: int, like: Array) -> Number:
+    return namespace(as_tensor(like)).number(1.0 / n_rows, like)
+
+
+def make_block(
+    X: Array,
+    y: Array,
+    weight: Array | None,
     logits: Tensor,
     residual: Tensor,
+    n_features: int,
 ) -> Block:
-    n_rows, n_columns = X.shape
-    return Block(
-        X=X,
-        features=features,
-        Xt=X.t(),
-        y=y,
-        weight=weight,
-        logits=logits,
-        residual=residual,
-        ones=X.new_ones(()).expand(1, n_rows),
-        scale=1.0 / n_rows,
-        n_columns=n_columns,
-    )
+    arrays = X, X.T, y, weight, as_array(logits), as_array(residual)
+    scale = block_scale(len(y), y)
+    return Block(*arrays, logits, residual, n_features, scale)
 
 
 def buffer_block(rows: Rows, n_rows: int, *, fit_intercept: bool) -> Block:
@@ -108,31 +142,61 @@ def buffer_block(rows: Rows, n_rows: int, *, fit_intercept: bool) -> Block:
     y = X.new_empty((n_rows, *rows.y.shape[1:]))
     weight = None
     if rows.weight is not None:
-        weight = X.new_empty((n_rows,) + (1,) * (y.dim() - 1))
-    features = X[:, :n_features]
-    return _block(X, features, y, weight, torch.empty_like(y), torch.empty_like(y))
+        weight = as_array(X.new_empty((n_rows,) + (1,) * (y.dim() - 1)))
+    logits, residual = torch.empty_like(y), torch.empty_like(y)
+    return make_block(as_array(X), as_array(y), weight, logits, residual, n_features)
 
 
 def view_block(rows: Rows) -> Block:
     """All rows as one block, without a copy of X and without a column of ones."""
-    y, weight = rows.y, rows.weight
+    X, y, weight = rows.X, rows.y, rows.weight
     if weight is not None:
-        weight = weight.view(-1, *(1,) * (y.dim() - 1))
-    X = rows.X
-    return _block(X, X, y, weight, torch.empty_like(y), torch.empty_like(y))
+        weight = as_array(weight.view(-1, *(1,) * (y.dim() - 1)))
+    logits, residual = torch.empty_like(y), torch.empty_like(y)
+    return make_block(as_array(X), as_array(y), weight, logits, residual, X.shape[1])
 
 
-def copy_rows(rows: Rows, source: slice | Tensor, block: Block) -> None:
-    """Copy rows, a slice or an index of shape (len(block),), into a buffer."""
-    pairs = [(rows.X, block.features), (rows.y, block.y)]
-    if rows.weight is not None and block.weight is not None:
-        pairs.append((rows.weight, block.weight.view(-1)))
-    for values, out in pairs:
-        if isinstance(source, slice):
-            out.copy_(values[source])
-        else:
-            # Six times faster than values[source] and free of a temporary.
-            torch.index_select(values, 0, source, out=out)
+class Copier:
+    """Copies rows into a block, with the threads of a team.
+
+    Parameters
+    ----------
+    rows : Rows
+    team : Team
+    """
+
+    def __init__(self, rows: Rows, team: Team) -> None:
+        self.team = team
+        self.xp = namespace(rows.X)
+        self.arrays = [as_array(rows.X), as_array(rows.y)]
+        if rows.weight is not None:
+            self.arrays.append(as_array(rows.weight))
+
+    def _targets(self, block: Block) -> list[Array]:
+        targets = [block.X[:, : block.n_features], block.y]
+        if block.weight is not None:
+            targets.append(block.weight.reshape(-1))
+        return targets
+
+    def copy(self, rows: slice, block: Block) -> None:
+        """Copy consecutive rows."""
+        for source, out in zip(self.arrays, self._targets(block), strict=True):
+            out[...] = source[rows]
+
+    def gather(self, index: Array, block: Block) -> None:
+        """Copy rows of an index of shape (len(block),)."""
+        n_rows, size = len(block), 1
+        if self.xp is namespace(torch.empty(0)) and block.X.nbytes > SHARED_BYTES:
+            size = self.team.size
+        step = -(-n_rows // size)
+        targets = self._targets(block)
+        pieces = [slice(i, i + step) for i in range(0, n_rows, step)]
+        self.team.run([partial(self._gather, index, targets, p) for p in pieces])
+
+    def _gather(self, index: Array, targets: list[Array], piece: slice) -> None:
+        index = index[piece]
+        for source, out in zip(self.arrays, targets, strict=True):
+            self.xp.take(source, index, out[piece])
 
 
 class RandomStream:
@@ -201,12 +265,31 @@ class RandomStream:
 
 
 class Chunk:
-    """Consecutive batches of an epoch in one buffer."""
+    """Consecutive batches of an epoch.
 
-    def __init__(self, block: Block, batch_size: int) -> None:
-        self.block = block
-        starts = range(0, len(block), batch_size)
-        self.batches = [block[start : start + batch_size] for start in starts]
+    Parameters
+    ----------
+    span : Block
+        The rows of all batches: their targets and logits, from which the losses are
+        computed at once.
+    batches : list of Block
+    """
+
+    def __init__(self, span: Block, batches: list[Block]) -> None:
+        self.span = span
+        self.batches = batches
+
+    def __getitem__(self, rows: slice) -> Chunk:
+        """The first so many rows; whole batches are the same objects."""
+        whole, rest = divmod(rows.stop, len(self.batches[0]))
+        batches = self.batches[:whole]
+        if rest:
+            batches.append(self.batches[whole][0:rest])
+        return Chunk(self.span[0 : rows.stop], batches)
+
+
+# The batches of a chunk, each ready when it is reached, and the span of all.
+Visit = tuple[Iterable[Block], Block]
 
 
 class Batches:
@@ -224,6 +307,8 @@ class Batches:
     fit_intercept : bool
     validation : bool
         Whether a validation loader is iterated too; see :class:`RandomStream`.
+    team : Team
+        Threads that copy rows.
     """
 
     def __init__(
@@ -235,57 +320,76 @@ class Batches:
         stream: RandomStream,
         fit_intercept: bool,
         validation: bool,
+        team: Team,
     ) -> None:
-        self.rows = rows
         self.stream = stream
         self.shuffle = shuffle
         self.validation = validation
         self.n_rows = n_rows = len(rows)
-        row_bytes = rows.X.shape[1] * rows.X.element_size()
-        budget = CHUNK_BYTES.get(rows.X.device.type, CHUNK_BYTES["cuda"])
-        n_batches = max(1, budget // (row_bytes * batch_size))
-        capacity = min(n_batches * batch_size, n_rows)
+        self.batch_size = batch_size = min(batch_size, n_rows)
+        self.n_batches = -(-n_rows // batch_size)
+        self.device = rows.X.device
+        self.copier = Copier(rows, team)
+        self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
+        fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
+        fitting //= self.batch_bytes
+        in_order = batch_size == n_rows or not shuffle
+        if fitting > 1:  # small batches: copied into one buffer, many at a time
+            capacity = min(fitting * batch_size, n_rows)
+            span = buffer_block(rows, capacity, fit_intercept=fit_intercept)
+            full = Chunk(span, span.split(batch_size))
+            kept = in_order and capacity == n_rows
+            if kept:  # one buffer in the order of the rows stays as it is
+                self.copier.copy(slice(None), span)
+            self._order = self._kept if kept else self._copied
+        else:
+            # Sums of so many rows cost more than what a column of ones saves.
+            fitting = max(LARGE_CHUNK_BYTES // self.batch_bytes, 1)
+            capacity = n_rows if in_order else min(fitting * batch_size, n_rows)
+            if in_order:  # read where they are
+                span = view_block(rows)
+            else:
+                span = buffer_block(rows, capacity, fit_intercept=False)
+            full = Chunk(span, span.split(batch_size))
+            self._order = self._read_ahead if in_order else self._copied
         self._starts = range(0, n_rows, capacity)
-        # Rows in their own order, a batch at a time, are read where they are.
-        in_order = batch_size >= n_rows or not shuffle
-        self._order: Callable[[int], Iterator[Chunk]] = self._copied
-        if in_order and n_batches == 1:
-            self._whole = view_block(rows)
-            self._order = self._viewed
-            return
-        buffer = buffer_block(rows, capacity, fit_intercept=fit_intercept)
-        self._full = Chunk(buffer, batch_size)
-        rest = n_rows % capacity
-        self._last = Chunk(buffer[:rest], batch_size) if rest else self._full
-        if in_order and capacity == n_rows:
-            # One buffer in the order of the rows stays as it is.
-            copy_rows(rows, slice(None), buffer)
-            self._order = self._kept
+        self._full = full
+        self._last = full
+        if n_rows % capacity and full.batches:
+            self._last = full[: n_rows % capacity]
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[Visit]:
         seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
-        return self._order(seed)
+        yield from self._order(seed)
 
-    def _viewed(self, seed: int) -> Iterator[Chunk]:
-        capacity = self._starts.step
+    def _kept(self, seed: int) -> Iterator[Visit]:
+        yield self._full.batches, self._full.span
+
+    def _read_ahead(self, seed: int) -> Iterator[Visit]:
+        """Batches where they lie in memory, each in the cache when it is reached."""
+        batches, span = self._full.batches, self._full.span
+        ahead = [partial(read, block.X) for block in batches[1:]]
+        yield self.copier.team.ahead(batches, ahead), span
+
+    def _copied(self, seed: int) -> Iterator[Visit]:
+        order = self._permutation(seed) if self.shuffle else None
+        for start, chunk in self._chunks():
+            source = slice(start, start + len(chunk.span))
+            if order is None:
+                self.copier.copy(source, chunk.span)
+            else:
+                self.copier.gather(order[source], chunk.span)
+            yield chunk.batches, chunk.span
+
+    def _chunks(self) -> Iterator[tuple[int, Chunk]]:
         for start in self._starts:
-            yield Chunk(self._whole[start : start + capacity], capacity)
+            whole = start + self._starts.step <= self.n_rows
+            yield start, self._full if whole else self._last
 
-    def _kept(self, seed: int) -> Iterator[Chunk]:
-        yield self._full
+    def _permutation(self, seed: int) -> Array:
+        return as_array(self.stream.permutation(self.n_rows, seed).to(self.device))
 
-    def _copied(self, seed: int) -> Iterator[Chunk]:
-        n_rows, capacity = self.n_rows, self._starts.step
-        order = None
-        if self.shuffle:
-            order = self.stream.permutation(n_rows, seed).to(self.rows.X.device)
-            if capacity == n_rows:
-                copy_rows(self.rows, order, self._full.block)
-                yield self._full
-                return
-        for start in self._starts:
-            stop = start + capacity
-            chunk = self._full if stop <= n_rows else self._last
-            source = slice(start, stop) if order is None else order[start:stop]
-            copy_rows(self.rows, source, chunk.block)
-            yield chunk
+
+def read(X: Array) -> None:
+    """Bring an array from memory into the cache."""
+    X.max()

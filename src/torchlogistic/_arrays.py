@@ -1,0 +1,127 @@
+"""The arithmetic of arrays: NumPy's on the CPU, torch's on any other device.
+
+A tensor on the CPU and a NumPy array can share their memory, and what this package
+computes between them is a few products and sums. NumPy does these better: a call takes
+a third of the time that a call of torch takes, which is what a small batch costs, and
+its BLAS reads a matrix from memory about twice as fast as torch's, which is what a
+large one costs. torch does the rest: every function of the logits, random numbers, and
+everything on an accelerator.
+
+The formulas stand once. They are written with operators in place (``a *= b``), which
+mean the same for both kinds of arrays, and with the functions of the namespaces below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Any  # numpy.ndarray on the CPU, torch.Tensor elsewhere
+Number = Any  # one number, or an array that broadcasts over the last axis
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The array with the memory of a tensor."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The tensor with the memory of an array."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+class NumpyNamespace:
+    """Functions of NumPy, each with its result in ``out``."""
+
+    sqrt = staticmethod(np.sqrt)
+    maximum = staticmethod(np.maximum)
+    divide = staticmethod(np.divide)
+    multiply = staticmethod(np.multiply)
+    clip = staticmethod(np.clip)
+    zeros_like = staticmethod(np.zeros_like)
+
+    @staticmethod
+    def product(n_axes: int) -> Any:
+        """The matrix product for arrays of coefficients with so many axes."""
+        return np.ndarray.dot if n_axes < 3 else np.matmul
+
+    @staticmethod
+    def number(value: Any, like: Array) -> Number:
+        # An array without axes saves the conversion that a Python number costs.
+        return np.asarray(value, dtype=like.dtype)
+
+    @staticmethod
+    def gram(a: Array, out: Array) -> None:
+        """``a.T @ a``, for which BLAS has a product of its own."""
+        np.dot(a.T, a, out=out)
+
+    @staticmethod
+    def sum(array: Array, dtype: torch.dtype) -> Array:
+        """Sum over rows in a dtype."""
+        return array.sum(0, dtype=np.float64 if dtype == torch.float64 else None)
+
+    @staticmethod
+    def take(source: Array, index: Array, out: Array) -> None:
+        """Copy rows of a source."""
+        if out.flags.c_contiguous:
+            # Its other modes buffer the result, to leave it alone if an index is bad.
+            np.take(source, index, axis=0, out=out, mode="clip")
+            return
+        # torch starts threads of its own for larger pieces.
+        step = max(1, SERIAL_ENTRIES // max(1, out[0].size))
+        sources, indices, outs = map(torch.from_numpy, (source, index, out))
+        for start in range(0, len(out), step):
+            piece = slice(start, start + step)
+            torch.index_select(sources, 0, indices[piece], out=outs[piece])
+
+
+class TorchNamespace:
+    """The same functions of torch."""
+
+    sqrt = staticmethod(torch.sqrt)
+    maximum = staticmethod(torch.maximum)
+    divide = staticmethod(torch.divide)
+    multiply = staticmethod(torch.multiply)
+    clip = staticmethod(torch.clamp)
+    zeros_like = staticmethod(torch.zeros_like)
+
+    @staticmethod
+    def product(n_axes: int) -> Any:
+        function = {1: torch.mv, 2: torch.mm, 3: torch.bmm}[n_axes]
+
+        def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+            return function(a, b, out=out)
+
+        return product
+
+    @staticmethod
+    def number(value: Any, like: Array) -> Number:
+        if np.ndim(value) == 0:
+            return float(value)
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+    @staticmethod
+    def gram(a: Array, out: Array) -> None:
+        torch.mm(a.T, a, out=out)
+
+    @staticmethod
+    def sum(array: Array, dtype: torch.dtype) -> Array:
+        return array.sum(0, dtype=dtype)
+
+    @staticmethod
+    def take(source: Array, index: Array, out: Array) -> None:
+        torch.index_select(source, 0, index, out=out)
+
+
+# torch's operations on the CPU share their work among threads from so many entries on.
+SERIAL_ENTRIES = 2**15 - 1
+
+Namespace = type[NumpyNamespace] | type[TorchNamespace]
+
+
+def namespace(tensor: Tensor) -> Namespace:
+    """The functions for arrays on the device of a tensor."""
+    return NumpyNamespace if tensor.device.type == "cpu" else TorchNamespace

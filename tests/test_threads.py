@@ -1,0 +1,92 @@
+"""A team of threads: all tasks are done, failures are raised, threads end."""
+
+import gc
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from torchlogistic import TorchLogisticClassifier
+from torchlogistic._threads import Team
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("n_tasks", [1, 2, 7])
+def test_all_tasks_are_done(size, n_tasks):
+    team, done = Team(size), []
+    for _ in range(3):
+        done.clear()
+        team.run([lambda i=i: done.append(i) for i in range(n_tasks)])
+        assert sorted(done) == list(range(n_tasks))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_exception_in_any_task_is_raised_when_all_have_ended(failing):
+    done = []
+
+    def task(i):
+        time.sleep(0.01 * i)
+        if i == failing:
+            raise RuntimeError("in a thread")
+        done.append(i)
+
+    team = Team(2)
+    with pytest.raises(RuntimeError, match="in a thread"):
+        team.run([lambda i=i: task(i) for i in range(2)])
+    assert done == [1 - failing]
+    team.run([lambda: done.append(5)] * 2)
+    assert done == [1 - failing, 5, 5]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_work_ahead(size):
+    team, done = Team(size), []
+    tasks = [lambda i=i: done.append(i) for i in range(4)]
+    assert list(team.ahead(range(5), tasks)) == list(range(5))
+    assert done == ([] if size == 1 else list(range(4)))
+    for _ in team.ahead(range(5), tasks):
+        break  # whoever stops early leaves a team that works
+    team.run([lambda: done.append(9)] * 2)
+    assert done[-2:] == [9, 9]
+
+
+def test_threads_end_with_the_team():
+    before = set(threading.enumerate())
+    team = Team(3)
+    team.run([lambda: None] * 3)
+    hired = set(threading.enumerate()) - before
+    assert len(hired) == 2
+    del team
+    gc.collect()
+    for thread in hired:
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+
+
+def test_floating_point_errors_are_quiet_in_every_thread():
+    with np.errstate(all="ignore"):
+        Team(2).run([lambda: np.float32(1e38) * np.full(2, 1e38, np.float32)] * 2)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [700, 20_000])
+def test_large_batches_give_the_same_with_any_number_of_threads(
+    batch_size, shuffle, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20_000, 110)).astype(np.float32)
+    y = (X[:, 0] + rng.normal(size=len(X)) > 0).astype(int)
+    coefs = []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
+        clf = TorchLogisticClassifier(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            epochs=2,
+            random_state=0,
+            device="cpu",
+        )
+        coefs.append(clf.fit(X, y).coef_.tolist())
+    assert coefs[0] == coefs[1] == coefs[2]
