@@ -1173,6 +1173,18 @@ class Interrupt(Callback):
             self.interrupt()
 
 
+class InterruptEnd(Interrupt):
+    """Interrupts where callbacks may also ask to stop."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            self.interrupt()
+
+
+def interrupted_score(net, X, y=None):
+    send_sigint()
+
+
 class InterruptBatch(Interrupt):
     def on_batch_end(self, net, **kwargs):
         if len(net.history) == 2:
@@ -1194,6 +1206,17 @@ INTERRUPTIONS = {
         *each(RecordBatches, SystemExit(3)),
         ("SIGINT", Interrupt("on_epoch_begin", send_sigint), KeyboardInterrupt),
         ("SIGINT batch", InterruptBatch(None, send_sigint), KeyboardInterrupt),
+        ("SIGINT epoch end", InterruptEnd(None, send_sigint), KeyboardInterrupt),
+        (
+            "SIGINT thread epoch end",
+            InterruptEnd(None, send_sigint_from_thread),
+            KeyboardInterrupt,
+        ),
+        (
+            "SIGINT score",
+            EpochScoring(interrupted_score, on_train=True, use_caching=False),
+            KeyboardInterrupt,
+        ),
         (
             "SIGINT thread",
             Interrupt("on_epoch_begin", send_sigint_from_thread),
@@ -1233,6 +1256,48 @@ def test_interrupted_fit_raises_and_leaves_the_earlier_state(callback, error):
     assert clf.n_features_in_ == 2
     np.testing.assert_array_equal(clf.predict_proba(X), predicted)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_handler_of_the_users_interrupts_at_the_end_of_an_epoch():
+    """It is called where the signal arrives, and may be written in Python."""
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
+    with pytest.raises(KeyboardInterrupt):
+        fit(callbacks=[InterruptEnd(None, send_sigint)])
+
+
+class StopInParts(Callback):
+    """Asks to stop, with statements around it that touch the exception."""
+
+    def on_epoch_end(self, net, **kwargs):
+        try:
+            try:
+                raise KeyboardInterrupt("enough")
+            finally:
+                net.history.record("stopped", True)
+        except KeyboardInterrupt:
+            raise
+
+
+def test_callback_that_reraises_its_stop_still_stops():
+    assert fit(callbacks=[StopInParts()]).n_iter_ == 1
+
+
+@pytest.mark.usefixtures("ctrl_c", "skl")
+def test_ctrl_c_in_a_callback_of_sklearns_is_no_stop():
+    class Interrupted(Watcher):
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name == "epoch":
+                send_sigint()
+
+    clf = classifier().set_callbacks(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert not hasattr(clf, "coef_")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])

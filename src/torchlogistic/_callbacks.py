@@ -6,7 +6,9 @@ later) watch it from outside; :class:`SklearnBridge` is the one place where they
 
 from __future__ import annotations
 
+import dis
 import os
+import signal
 import uuid
 import warnings
 from collections import Counter
@@ -124,6 +126,29 @@ def hears_training(callback: Any) -> bool:
     )
 
 
+class StopTraining(KeyboardInterrupt):
+    """A callback asks to stop at the end of an epoch."""
+
+
+def asks_to_stop(error: KeyboardInterrupt) -> bool:
+    """Whether a callback raised an error to ask for a stop; otherwise it is Ctrl-C.
+
+    skorch's callbacks ask by the statement ``raise KeyboardInterrupt``. Where a signal
+    arrives there is no such statement, unless in a handler of the user's.
+    """
+    if isinstance(error, StopTraining):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    instruction = code.co_code[last.tb_lasti : last.tb_lasti + 1]
+    return code is not handler and instruction == bytes([dis.opmap["RAISE_VARARGS"]])
+
+
 class StopEarly(Callback):
     """The parameter ``early_stopping``: stop on the validation loss, keep the best.
 
@@ -153,7 +178,7 @@ class StopEarly(Callback):
             return
         self.misses_ += 1
         if self.misses_ >= self.patience:
-            raise KeyboardInterrupt
+            raise StopTraining
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
         if self.best_values_ is not None:
@@ -213,7 +238,7 @@ class SklearnBridge(Callback):
             **self.report, reconstruction_attributes=net.fitted_attributes
         )
         if stop:
-            raise KeyboardInterrupt
+            raise StopTraining
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from skorch.utils import to_numpy
 from torch import Tensor, nn
 
 from ._callbacks import (
+    StopTraining,
+    asks_to_stop,
     guarded_checkpoints,
     hears_batches,
     hears_training,
@@ -45,14 +47,6 @@ DIVERGED = 1e4
 # One that is so many times as large after that many epochs is worth a warning.
 SUSPECT, BEGUN = 2.0, 10
 CHECKED_ROWS = 1000
-
-
-class StopTraining(KeyboardInterrupt):
-    """A callback asked to stop at the end of an epoch.
-
-    skorch's callbacks ask by raising KeyboardInterrupt; the subclass tells them from a
-    user at the keyboard.
-    """
 
 
 class QuickHistory(History):
@@ -298,7 +292,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         for _, callback in self.callbacks_:
             try:
                 callback.on_epoch_end(self, **cb_kwargs)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                if not asks_to_stop(error):
+                    raise
                 asked = True
         self.asked_to_stop = asked
         if asked or self.solver_.done:
