@@ -924,6 +924,99 @@ def test_fits_at_the_same_time_keep_their_checkpoints_apart(backend, tmp_path):
         assert left == CHECKPOINT_FILES
 
 
+BY_EPOCH = {"f_params": "{last_epoch[epoch]}.pt"}
+
+
+class FilesAtEnd(Callback):
+    """Remembers the files in a folder and below it when the training has ended."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, net, **kwargs):
+        self.names_ = {path.name for path in self.folder.iterdir()}
+
+
+def test_train_end_checkpoint_writes_where_no_other_fit_does(tmp_path):
+    look = FilesAtEnd(tmp_path)
+    fit(callbacks=[TrainEndCheckpoint(dirname=str(tmp_path)), look])
+    (private,) = look.names_
+    assert private.startswith(".fit-")
+    names = {f"train_end_{name}" for name in CHECKPOINT_FILES}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+class TestLoadBestOfARunInParts:
+    """``Checkpoint(load_best=True)`` and ``warm_start=True``."""
+
+    def start(self, folder, **params):
+        settings = {"lr": 1.0, "epochs": 20, "warm_start": True, **params}
+        clf = classifier(**settings)
+        if folder is not None:
+            clf.set_params(callbacks=[Checkpoint(dirname=str(folder), load_best=True)])
+        return clf.fit(X, Y, **VALIDATION)
+
+    def test_no_better_epoch_in_the_second_part(self, tmp_path):
+        clf = self.start(tmp_path)
+        coef, best = clf.coef_, clf.n_iter_
+        clf.set_params(lr=30.0, epochs=3).fit(X, Y, **VALIDATION)
+        np.testing.assert_array_equal(clf.coef_, coef)
+        assert clf.n_iter_ == best
+        assert {path.name for path in tmp_path.iterdir()} == CHECKPOINT_FILES
+
+    def test_a_better_epoch_in_the_second_part(self, tmp_path):
+        clf = self.start(tmp_path, epochs=2, lr=0.1)
+        clf.set_params(epochs=3).fit(X, Y, **VALIDATION)
+        whole = self.start(None, epochs=5, lr=0.1)
+        assert np.argmin(whole.validation_loss_curve_) == 4
+        assert_same_fit(clf, whole)
+
+    @pytest.mark.parametrize(
+        "files",
+        [{}, BY_EPOCH, BY_EPOCH | {"f_history": None}],
+        ids=["", "named by epoch", "named by epoch, no history"],
+    )
+    def test_added_in_the_second_part(self, tmp_path, files):
+        clf = self.start(None, epochs=2, lr=0.1)
+        checkpoint = Checkpoint(dirname=str(tmp_path), load_best=True, **files)
+        clf.set_params(callbacks=[checkpoint], epochs=3).fit(X, Y, **VALIDATION)
+        assert_same_fit(clf, self.start(None, epochs=5, lr=0.1))
+        assert [row["event_cp"] for row in clf.history_] == [False] * 2 + [True] * 3
+        assert not any("batches" in row for row in clf.history_)
+
+    @pytest.mark.parametrize("event_name", ["event_cp", None])
+    def test_added_with_no_better_epoch_warns(self, tmp_path, event_name):
+        clf = self.start(None)
+        checkpoint = Checkpoint(
+            dirname=str(tmp_path), load_best=True, event_name=event_name
+        )
+        clf.set_params(callbacks=[checkpoint], lr=30.0, epochs=3)
+        with pytest.warns(UserWarning, match="has nothing to load: no epoch since"):
+            clf.fit(X, Y, **VALIDATION)
+        assert clf.n_iter_ == 23
+        assert checkpoint.load_best is True
+        assert checkpoint.dirname == str(tmp_path)
+
+    def test_files_of_another_run_are_not_loaded(self, tmp_path):
+        self.start(tmp_path)
+        never = Checkpoint(never_best, dirname=str(tmp_path), load_best=True)
+        with pytest.warns(UserWarning, match="has nothing to load"):
+            clf = fit(validation=True, callbacks=[never])
+        assert_same_fit(clf, fit(validation=True))
+
+    def test_records_of_batches_stay(self, tmp_path):
+        """Those of epochs in which a callback asked for them, and no others."""
+        clf = self.start(None, epochs=1)
+        for callbacks in ([NoOp()], [NoOp(), ProgressBar("count")]):
+            clf.set_params(callbacks=callbacks).fit(X, Y, **VALIDATION)
+        n_batches = [len(row.get("batches", ())) for row in clf.history_]
+        assert n_batches == [0, N_BATCHES + 1, N_BATCHES + 1]
+
+
+def never_best(net):
+    return False
+
+
 @pytest.mark.parametrize("callback", [Checkpoint, TrainEndCheckpoint])
 def test_checkpoint_that_cannot_be_written_warns(callback, tmp_path):
     params = {"monitor": None} if callback is Checkpoint else {}
@@ -1848,6 +1941,50 @@ def test_early_stopping_that_never_stops_still_keeps_the_best_epoch():
     assert best < clf.n_iter_
     params = {**RESTLESS, "random_state": 3, "epochs": best}
     assert_same_coefficients(clf, classifier(**params).fit(*train, **held))
+
+
+class TestEarlyStoppingOfARunInParts:
+    """The coefficients that a part starts from are the best of those before."""
+
+    params: dict[str, Any] = {  # noqa: RUF012 (it is not changed)
+        **RESTLESS,
+        **EARLY,
+        "warm_start": True,
+        "n_iter_no_change": 100,
+    }
+
+    def test_worse_epochs_are_not_kept(self):
+        clf = classifier(**self.params).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(epochs=2, lr=30.0).fit(X, Y)
+        assert min(clf.validation_loss_curve_[-2:]) > min(clf.validation_loss_curve_)
+        np.testing.assert_array_equal(clf.coef_, coef)
+        assert clf.n_iter_ == RESTLESS["epochs"] + 2
+
+    def test_better_epochs_are_kept(self):
+        clf = classifier(**self.params | {"epochs": 1, "lr": 0.1}).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(epochs=5).fit(X, Y)
+        assert np.argmin(clf.validation_loss_curve_) == 5
+        assert not np.array_equal(clf.coef_, coef)
+
+    def test_the_start_is_what_must_be_improved(self):
+        clf = classifier(**self.params).fit(X, Y)
+        clf.set_params(n_iter_no_change=3, lr=30.0).fit(X, Y)
+        assert clf.n_iter_ == RESTLESS["epochs"] + 3
+
+    def test_other_validation_rows_judge_the_start_anew(self):
+        clf = classifier(**self.params).fit(X, Y)
+        coef = clf.coef_
+        flipped = {"X_val": X_VAL, "y_val": 1 - Y_VAL}
+        clf.set_params(epochs=1).fit(X, 1 - Y, **flipped)
+        assert not np.array_equal(clf.coef_, coef)
+
+    def test_fit_without_early_stopping_before(self):
+        clf = classifier(**self.params | {"early_stopping": False}).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(early_stopping=True, epochs=2, lr=300.0).fit(X, Y)
+        np.testing.assert_array_equal(clf.coef_, coef)
 
 
 def test_early_stopping_takes_the_validation_rows_that_fit_got():

@@ -961,10 +961,10 @@ class TestWarmStart:
         whole = make(epochs=40, warm_start=True, **params)
         whole.fit(X, y)
         parts = make(epochs=10, warm_start=True, **params).fit(X, y)
-        if parts.validation_loss_curve_[-1] == min(parts.validation_loss_curve_):
-            # The best epoch is the last: nothing was taken back.
-            parts.set_params(epochs=30).fit(X, y)
-            assert parts.validation_loss_curve_ == whole.validation_loss_curve_
+        # The best epoch is the last: nothing was taken back.
+        assert parts.validation_loss_curve_[-1] == min(parts.validation_loss_curve_)
+        parts.set_params(epochs=30).fit(X, y)
+        assert parts.validation_loss_curve_ == whole.validation_loss_curve_
 
     def test_without_it_fit_starts_anew(self):
         clf = make().fit(X3, y3)

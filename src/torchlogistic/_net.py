@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ._callbacks import (
     StopTraining,
     asks_to_stop,
+    best_checkpoints,
     guarded_checkpoints,
     hears_batches,
     hears_training,
@@ -261,7 +262,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             group = optimizer.param_groups[0]
             group.setdefault("initial_lr", group["lr"])
         for row in history:
-            self.history_.append(row)
+            # Callbacks look for records of batches, which are not always kept.
+            self.history_.append({"batches": [{}], **row})
             for prefix, least in self._least.items():
                 self._least[prefix] = min(least, row.get(f"{prefix}_loss", math.inf))
         callbacks = [callback for _, callback in self.callbacks_]
@@ -272,10 +274,11 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.notify("on_train_begin", X=X, y=y)
         if earlier is not None:
             restore_schedules(self.callbacks_, optimizer, arguments, earlier)
-        with guarded_checkpoints(callbacks):
+        with guarded_checkpoints(callbacks, self.history_):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
-            self.notify("on_train_end", X=X, y=y)
+            with best_checkpoints(callbacks, self.history_):
+                self.notify("on_train_end", X=X, y=y)
             self._check_end()
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -470,14 +473,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         values = self.coef.values.detach().cpu().clone()
         weight, *bias = (part.numpy() for part in self.coef.as_linear(values))
         zeros = np.zeros(len(weight), dtype=weight.dtype)
-        # Records of batches stay if a callback asked for them. An epoch that has only
-        # begun is none yet.
-        dropped = set() if self._hears_training else {"batches"}
-        history = [
-            {k: row[k] for k in row if k not in dropped} if "batches" in row else row
-            for row in self.history_
-            if "train_loss" in row
-        ]
+        # An epoch that has only begun is none yet.
+        history = [self._kept_of(row) for row in self.history_ if "train_loss" in row]
         attributes = {
             "coef_": np.ascontiguousarray(weight),
             "intercept_": np.ascontiguousarray(bias[0]) if bias else zeros,
@@ -493,6 +490,12 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             valid = [row.get("valid_loss", math.nan) for row in history]
             attributes["validation_loss_curve_"] = valid
         return attributes
+
+    def _kept_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """An epoch without its batches, unless a callback asked for their records."""
+        if self._hears_training and any(row.get("batches", ())):
+            return dict(row)
+        return {name: row[name] for name in row if name != "batches"}
 
     def _run_state(self) -> dict[str, Any]:
         """What it takes to continue the run exactly, and what else is known of it."""
