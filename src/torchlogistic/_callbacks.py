@@ -23,6 +23,7 @@ from skorch.callbacks import (
     Callback,
     Checkpoint,
     EpochScoring,
+    InputShapeSetter,
     LRScheduler,
     MlflowLogger,
     NeptuneLogger,
@@ -88,6 +89,11 @@ def check_callbacks(callbacks: list[Any] | None) -> None:
                 f"callbacks has {callback!r} under the name {name!r}, which is no "
                 "skorch callback: pass instances of skorch.callbacks.Callback or "
                 "(name, callback) pairs. scikit-learn's callbacks go to set_callbacks."
+            )
+        if issubclass(kind, InputShapeSetter):
+            raise ValueError(
+                f"callbacks has {kind.__name__} under the name {name!r}, and the model "
+                "has the shape of X without it: remove it"
             )
 
 
