@@ -733,6 +733,12 @@ POLICIES = {
     "CyclicLR": {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 2},
     "WarmRestartLR": {"max_lr": 0.5, "base_period": 2},
     torch.optim.lr_scheduler.OneCycleLR: {"max_lr": 0.5, "total_steps": 20},
+    # skorch knows no names for these.
+    torch.optim.lr_scheduler.MultiplicativeLR: {"lr_lambda": factor},
+    torch.optim.lr_scheduler.ConstantLR: {"factor": 0.5, "total_iters": 3},
+    torch.optim.lr_scheduler.LinearLR: {"start_factor": 0.25, "total_iters": 3},
+    torch.optim.lr_scheduler.PolynomialLR: {"power": 2.0, "total_iters": 4},
+    torch.optim.lr_scheduler.CosineAnnealingWarmRestarts: {"T_0": 2},
 }
 CYCLES_MOMENTUM = ("CyclicLR", torch.optim.lr_scheduler.OneCycleLR)
 
