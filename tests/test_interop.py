@@ -344,6 +344,8 @@ class TestDataFrames:
 
     def test_polars(self):
         polars = pytest.importorskip("polars")
+        if not hasattr(polars.DataFrame, "__dataframe__"):  # polars >= 2
+            pytest.importorskip("sklearn", "1.7")
         frame = polars.DataFrame({"a": X[:, 0], "b": X[:, 1]})
         clf = make().fit(frame, polars.Series("label", y))
         assert clf.feature_names_in_.tolist() == ["a", "b"]
@@ -355,6 +357,8 @@ class TestDataFrames:
 @pytest.mark.usefixtures("routing")
 class TestMetadataRouting:
     def test_sample_weight_in_a_grid_search(self):
+        pytest.importorskip("sklearn", "1.7")  # where a pipeline routes it to score
+
         def make_model(lr):
             scaler = StandardScaler().set_fit_request(sample_weight=False)
             clf = make(lr=lr).set_fit_request(sample_weight=True)
