@@ -23,6 +23,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import ScalarFormatter
+from scipy.special import logit
+from sklearn.base import clone
 from sklearn.datasets import make_moons
 from sklearn.inspection import DecisionBoundaryDisplay
 from sklearn.metrics import (
@@ -55,6 +57,23 @@ probabilities = clf.predict_proba(X_val)[:, 1]
 # %%
 # The chapter's numbers and ours
 # ------------------------------
+# Its examples of a loss and of odds are given as logits: a coefficient of one and no
+# intercept make them of rows that hold them.
+
+
+def at_logits(logits, labels, epochs=0, **weighting):
+    """The classifier whose log odds are the rows, and its loss if it takes an epoch."""
+    model = TorchLogisticClassifier(
+        batch_size=None, epochs=0, fit_intercept=False, warm_start=True, **weighting
+    )
+    rows = np.reshape(logits, (-1, 1))
+    model.fit(rows, labels).coef_ = np.ones((1, 1))
+    return model.set_params(epochs=epochs).fit(rows, labels)
+
+
+def loss(score, labels, **weighting):
+    """Mean loss of probabilities."""
+    return at_logits(logit(score), labels, epochs=1, **weighting).loss_curve_[0]
 
 
 def rates(threshold):
@@ -74,13 +93,23 @@ def confusion(threshold):
     return confusion_matrix(y_val, probabilities >= threshold).tolist()
 
 
+initial = clone(clf).set_params(epochs=0).fit(X_train, y_train)
 random_score = np.random.default_rng(39).standard_normal(y_val.shape)
 tpr, fpr, precision = rates(0.5)
 auroc, aupr = areas(probabilities)
 random_auroc, random_aupr = areas(random_score)
 logits = clf.decision_function(X_train[:4])
 
+bce = loss([0.9, 0.2], [1, 0])
+imbalanced = loss([0.9, 0.2, 0.2, 0.2], [1, 0, 0, 0], pos_weight=3.0)
+three_to_one = at_logits(logit([0.75, 0.25]), [1, 0])
+log_odds = three_to_one.decision_function(logit([[0.75], [0.25]]))
+p = three_to_one.predict_proba(logit([[0.75], [0.25]]))
+odds = p[:, 1] / p[:, 0]
+
 numbers = [
+    ("initial weights", "0.5406, 0.5869", initial.coef_[0]),
+    ("initial bias", "-0.1657", initial.intercept_),
     ("weight of x1", "1.1806", f"{clf.coef_[0, 0]:.4f}"),
     ("weight of x2", "-1.8693", f"{clf.coef_[0, 1]:.4f}"),
     ("bias", "-0.0591", f"{clf.intercept_[0]:.4f}"),
@@ -100,6 +129,10 @@ numbers = [
     ("area under PR", "0.9854312354312356", str(aupr)),
     ("random: under ROC", "0.5252525252525253", str(random_auroc)),
     ("random: under PR", "0.540114743045365", str(random_aupr)),
+    ("BCE of .9 and .2", "0.1643", f"{bce:.4f}"),
+    ("with pos_weight 3", "0.2464", f"{imbalanced:.4f}"),
+    ("odds of .75 and .25", "3.0000, 0.3333", odds),
+    ("their log odds", "1.0986, -1.0986", log_odds),
 ]
 print(f"{'':20} {'chapter':33} here")
 for name, expected, value in numbers:
@@ -152,7 +185,7 @@ curves.set(xlabel="epoch", ylabel="mean loss (log scale)", title="Losses")
 curves.set_yscale("log")
 curves.yaxis.set_minor_formatter(ScalarFormatter())
 curves.legend()
-boundary_figure = figure
+chapter_figure = figure  # docs/images/chapter.png, on the README
 
 # %%
 # Probability line
@@ -244,7 +277,7 @@ if __name__ == "__main__":
     else:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in (
-            ("boundary", boundary_figure),
+            ("chapter", chapter_figure),
             ("probability_line", line_figure),
             ("curves", curves_figure),
         ):

@@ -733,6 +733,12 @@ POLICIES = {
     "CyclicLR": {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 2},
     "WarmRestartLR": {"max_lr": 0.5, "base_period": 2},
     torch.optim.lr_scheduler.OneCycleLR: {"max_lr": 0.5, "total_steps": 20},
+    # skorch knows no names for these.
+    torch.optim.lr_scheduler.MultiplicativeLR: {"lr_lambda": factor},
+    torch.optim.lr_scheduler.ConstantLR: {"factor": 0.5, "total_iters": 3},
+    torch.optim.lr_scheduler.LinearLR: {"start_factor": 0.25, "total_iters": 3},
+    torch.optim.lr_scheduler.PolynomialLR: {"power": 2.0, "total_iters": 4},
+    torch.optim.lr_scheduler.CosineAnnealingWarmRestarts: {"T_0": 2},
 }
 CYCLES_MOMENTUM = ("CyclicLR", torch.optim.lr_scheduler.OneCycleLR)
 
@@ -922,6 +928,99 @@ def test_fits_at_the_same_time_keep_their_checkpoints_apart(backend, tmp_path):
     for folder in ("alone", "together"):
         left = {path.name for path in (tmp_path / folder).iterdir()}
         assert left == CHECKPOINT_FILES
+
+
+BY_EPOCH = {"f_params": "{last_epoch[epoch]}.pt"}
+
+
+class FilesAtEnd(Callback):
+    """Remembers the files in a folder and below it when the training has ended."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, net, **kwargs):
+        self.names_ = {path.name for path in self.folder.iterdir()}
+
+
+def test_train_end_checkpoint_writes_where_no_other_fit_does(tmp_path):
+    look = FilesAtEnd(tmp_path)
+    fit(callbacks=[TrainEndCheckpoint(dirname=str(tmp_path)), look])
+    (private,) = look.names_
+    assert private.startswith(".fit-")
+    names = {f"train_end_{name}" for name in CHECKPOINT_FILES}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+class TestLoadBestOfARunInParts:
+    """``Checkpoint(load_best=True)`` and ``warm_start=True``."""
+
+    def start(self, folder, **params):
+        settings = {"lr": 1.0, "epochs": 20, "warm_start": True, **params}
+        clf = classifier(**settings)
+        if folder is not None:
+            clf.set_params(callbacks=[Checkpoint(dirname=str(folder), load_best=True)])
+        return clf.fit(X, Y, **VALIDATION)
+
+    def test_no_better_epoch_in_the_second_part(self, tmp_path):
+        clf = self.start(tmp_path)
+        coef, best = clf.coef_, clf.n_iter_
+        clf.set_params(lr=30.0, epochs=3).fit(X, Y, **VALIDATION)
+        np.testing.assert_array_equal(clf.coef_, coef)
+        assert clf.n_iter_ == best
+        assert {path.name for path in tmp_path.iterdir()} == CHECKPOINT_FILES
+
+    def test_a_better_epoch_in_the_second_part(self, tmp_path):
+        clf = self.start(tmp_path, epochs=2, lr=0.1)
+        clf.set_params(epochs=3).fit(X, Y, **VALIDATION)
+        whole = self.start(None, epochs=5, lr=0.1)
+        assert np.argmin(whole.validation_loss_curve_) == 4
+        assert_same_fit(clf, whole)
+
+    @pytest.mark.parametrize(
+        "files",
+        [{}, BY_EPOCH, BY_EPOCH | {"f_history": None}],
+        ids=["", "named by epoch", "named by epoch, no history"],
+    )
+    def test_added_in_the_second_part(self, tmp_path, files):
+        clf = self.start(None, epochs=2, lr=0.1)
+        checkpoint = Checkpoint(dirname=str(tmp_path), load_best=True, **files)
+        clf.set_params(callbacks=[checkpoint], epochs=3).fit(X, Y, **VALIDATION)
+        assert_same_fit(clf, self.start(None, epochs=5, lr=0.1))
+        assert [row["event_cp"] for row in clf.history_] == [False] * 2 + [True] * 3
+        assert not any("batches" in row for row in clf.history_)
+
+    @pytest.mark.parametrize("event_name", ["event_cp", None])
+    def test_added_with_no_better_epoch_warns(self, tmp_path, event_name):
+        clf = self.start(None)
+        checkpoint = Checkpoint(
+            dirname=str(tmp_path), load_best=True, event_name=event_name
+        )
+        clf.set_params(callbacks=[checkpoint], lr=30.0, epochs=3)
+        with pytest.warns(UserWarning, match="has nothing to load: no epoch since"):
+            clf.fit(X, Y, **VALIDATION)
+        assert clf.n_iter_ == 23
+        assert checkpoint.load_best is True
+        assert checkpoint.dirname == str(tmp_path)
+
+    def test_files_of_another_run_are_not_loaded(self, tmp_path):
+        self.start(tmp_path)
+        never = Checkpoint(never_best, dirname=str(tmp_path), load_best=True)
+        with pytest.warns(UserWarning, match="has nothing to load"):
+            clf = fit(validation=True, callbacks=[never])
+        assert_same_fit(clf, fit(validation=True))
+
+    def test_records_of_batches_stay(self, tmp_path):
+        """Those of epochs in which a callback asked for them, and no others."""
+        clf = self.start(None, epochs=1)
+        for callbacks in ([NoOp()], [NoOp(), ProgressBar("count")]):
+            clf.set_params(callbacks=callbacks).fit(X, Y, **VALIDATION)
+        n_batches = [len(row.get("batches", ())) for row in clf.history_]
+        assert n_batches == [0, N_BATCHES + 1, N_BATCHES + 1]
+
+
+def never_best(net):
+    return False
 
 
 @pytest.mark.parametrize("callback", [Checkpoint, TrainEndCheckpoint])
@@ -1173,6 +1272,18 @@ class Interrupt(Callback):
             self.interrupt()
 
 
+class InterruptEnd(Interrupt):
+    """Interrupts where callbacks may also ask to stop."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            self.interrupt()
+
+
+def interrupted_score(net, X, y=None):
+    send_sigint()
+
+
 class InterruptBatch(Interrupt):
     def on_batch_end(self, net, **kwargs):
         if len(net.history) == 2:
@@ -1194,6 +1305,17 @@ INTERRUPTIONS = {
         *each(RecordBatches, SystemExit(3)),
         ("SIGINT", Interrupt("on_epoch_begin", send_sigint), KeyboardInterrupt),
         ("SIGINT batch", InterruptBatch(None, send_sigint), KeyboardInterrupt),
+        ("SIGINT epoch end", InterruptEnd(None, send_sigint), KeyboardInterrupt),
+        (
+            "SIGINT thread epoch end",
+            InterruptEnd(None, send_sigint_from_thread),
+            KeyboardInterrupt,
+        ),
+        (
+            "SIGINT score",
+            EpochScoring(interrupted_score, on_train=True, use_caching=False),
+            KeyboardInterrupt,
+        ),
         (
             "SIGINT thread",
             Interrupt("on_epoch_begin", send_sigint_from_thread),
@@ -1233,6 +1355,48 @@ def test_interrupted_fit_raises_and_leaves_the_earlier_state(callback, error):
     assert clf.n_features_in_ == 2
     np.testing.assert_array_equal(clf.predict_proba(X), predicted)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_handler_of_the_users_interrupts_at_the_end_of_an_epoch():
+    """It is called where the signal arrives, and may be written in Python."""
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handler)
+    with pytest.raises(KeyboardInterrupt):
+        fit(callbacks=[InterruptEnd(None, send_sigint)])
+
+
+class StopInParts(Callback):
+    """Asks to stop, with statements around it that touch the exception."""
+
+    def on_epoch_end(self, net, **kwargs):
+        try:
+            try:
+                raise KeyboardInterrupt("enough")
+            finally:
+                net.history.record("stopped", True)
+        except KeyboardInterrupt:
+            raise
+
+
+def test_callback_that_reraises_its_stop_still_stops():
+    assert fit(callbacks=[StopInParts()]).n_iter_ == 1
+
+
+@pytest.mark.usefixtures("ctrl_c", "skl")
+def test_ctrl_c_in_a_callback_of_sklearns_is_no_stop():
+    class Interrupted(Watcher):
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name == "epoch":
+                send_sigint()
+
+    clf = classifier().set_callbacks(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert not hasattr(clf, "coef_")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
@@ -1783,6 +1947,50 @@ def test_early_stopping_that_never_stops_still_keeps_the_best_epoch():
     assert best < clf.n_iter_
     params = {**RESTLESS, "random_state": 3, "epochs": best}
     assert_same_coefficients(clf, classifier(**params).fit(*train, **held))
+
+
+class TestEarlyStoppingOfARunInParts:
+    """The coefficients that a part starts from are the best of those before."""
+
+    params: dict[str, Any] = {  # noqa: RUF012 (it is not changed)
+        **RESTLESS,
+        **EARLY,
+        "warm_start": True,
+        "n_iter_no_change": 100,
+    }
+
+    def test_worse_epochs_are_not_kept(self):
+        clf = classifier(**self.params).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(epochs=2, lr=30.0).fit(X, Y)
+        assert min(clf.validation_loss_curve_[-2:]) > min(clf.validation_loss_curve_)
+        np.testing.assert_array_equal(clf.coef_, coef)
+        assert clf.n_iter_ == RESTLESS["epochs"] + 2
+
+    def test_better_epochs_are_kept(self):
+        clf = classifier(**self.params | {"epochs": 1, "lr": 0.1}).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(epochs=5).fit(X, Y)
+        assert np.argmin(clf.validation_loss_curve_) == 5
+        assert not np.array_equal(clf.coef_, coef)
+
+    def test_the_start_is_what_must_be_improved(self):
+        clf = classifier(**self.params).fit(X, Y)
+        clf.set_params(n_iter_no_change=3, lr=30.0).fit(X, Y)
+        assert clf.n_iter_ == RESTLESS["epochs"] + 3
+
+    def test_other_validation_rows_judge_the_start_anew(self):
+        clf = classifier(**self.params).fit(X, Y)
+        coef = clf.coef_
+        flipped = {"X_val": X_VAL, "y_val": 1 - Y_VAL}
+        clf.set_params(epochs=1).fit(X, 1 - Y, **flipped)
+        assert not np.array_equal(clf.coef_, coef)
+
+    def test_fit_without_early_stopping_before(self):
+        clf = classifier(**self.params | {"early_stopping": False}).fit(X, Y)
+        coef = clf.coef_
+        clf.set_params(early_stopping=True, epochs=2, lr=300.0).fit(X, Y)
+        np.testing.assert_array_equal(clf.coef_, coef)
 
 
 def test_early_stopping_takes_the_validation_rows_that_fit_got():

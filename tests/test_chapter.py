@@ -5,6 +5,7 @@ D. V. Godoy, "Deep Learning with PyTorch Step-by-Step", chapter 3.
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from scipy.special import expit, logit
 from sklearn.metrics import auc, confusion_matrix, precision_recall_curve, roc_curve
@@ -29,6 +30,22 @@ def fitted(request, chapter):
 @pytest.fixture
 def probabilities(fitted, chapter):
     return fitted.predict_proba(chapter.X_val)[:, 1]
+
+
+def at_logits(logits, y, epochs=0, **weighting):
+    """Fit rows with one feature, their logits, from coefficient one on."""
+    clf = TorchLogisticClassifier(
+        batch_size=None,
+        epochs=0,
+        fit_intercept=False,
+        warm_start=True,
+        device="cpu",
+        **weighting,
+    )
+    X = np.asarray(logits)[:, None]
+    clf.fit(X, y)
+    clf.coef_ = np.ones((1, 1))
+    return clf.set_params(epochs=epochs).fit(X, y)
 
 
 def rates(cm):
@@ -58,26 +75,49 @@ def test_initial_coefficients(chapter):
     assert clf.loss_curve_ == []
 
 
+def assert_trained(clf):
+    np.testing.assert_allclose(clf.coef_, [[1.1806, -1.8693]], atol=5e-5)
+    np.testing.assert_allclose(clf.intercept_, [-0.0591], atol=5e-5)
+
+
+def assert_first_rows(model, X):
+    np.testing.assert_allclose(
+        model.decision_function(X),
+        [0.20345594, 2.9444456, 3.693318, -1.2334073],
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(
+        model.predict_proba(X)[:, 1],
+        [0.5506892, 0.9500003, 0.9757152, 0.2255856],
+        atol=1e-5,
+    )
+    assert model.predict(X).tolist() == [1, 1, 1, 0]
+
+
 def test_trained_coefficients(fitted):
-    np.testing.assert_allclose(fitted.coef_, [[1.1806, -1.8693]], atol=5e-5)
-    np.testing.assert_allclose(fitted.intercept_, [-0.0591], atol=5e-5)
+    assert_trained(fitted)
 
 
-def test_in_a_pipeline_of_raw_data(chapter):
-    model = Pipeline(
-        [
-            ("scale", StandardScaler()),
-            ("clf", TorchLogisticClassifier(**SETTINGS, device="cpu")),
-        ]
-    )
-    # The validation loader of the chapter's program draws from the same stream.
-    model.fit(
-        chapter.raw_train,
-        chapter.y_train,
-        clf__X_val=chapter.X_val,
-        clf__y_val=chapter.y_val,
-    )
-    np.testing.assert_allclose(model[-1].coef_, [[1.1806, -1.8693]], atol=5e-5)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_in_a_pipeline_of_raw_data(chapter, dtype):
+    """The pipeline scales the validation rows as it scales the others."""
+    clf = TorchLogisticClassifier(**SETTINGS, dtype=dtype, device="cpu")
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = Pipeline(
+            [
+                ("scale", StandardScaler()),
+                ("clf", clf.set_fit_request(X_val=True, y_val=True)),
+            ],
+            transform_input=["X_val"],
+        ).fit(
+            chapter.raw_train,
+            chapter.y_train,
+            X_val=chapter.raw_val,
+            y_val=chapter.y_val,
+        )
+    assert_trained(model["clf"])
+    assert_first_rows(model, chapter.raw_train[:4])
+    assert model["clf"].validation_loss_curve_[-1] == pytest.approx(0.2616, abs=5e-5)
 
 
 def test_losses(fitted):
@@ -92,18 +132,7 @@ def test_losses(fitted):
 
 
 def test_logits_probabilities_classes(fitted, chapter):
-    X = chapter.X_train[:4]
-    np.testing.assert_allclose(
-        fitted.decision_function(X),
-        [0.20345594, 2.9444456, 3.693318, -1.2334073],
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        fitted.predict_proba(X)[:, 1],
-        [0.5506892, 0.9500003, 0.9757152, 0.2255856],
-        atol=1e-5,
-    )
-    assert fitted.predict(X).tolist() == [1, 1, 1, 0]
+    assert_first_rows(fitted, chapter.X_train[:4])
 
 
 @pytest.mark.parametrize(
@@ -160,8 +189,29 @@ def test_odds_and_log_odds():
     np.testing.assert_allclose(expit(logit([0.75, 0.25])), [0.75, 0.25])
 
 
+def test_odds_and_log_odds_of_the_estimator():
+    """At coefficient one and no intercept, x is the log odds."""
+    clf = at_logits(np.log([3.0, 1 / 3]), [1, 0])
+    X = np.log([[3.0], [1 / 3]])
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p[:, 1], [0.75, 0.25])
+    np.testing.assert_allclose(p[:, 1] / p[:, 0], [3.0, 0.3333333333333333])
+    log_odds = 1.0986122886681098
+    np.testing.assert_allclose(clf.decision_function(X), [log_odds, -log_odds])
+
+
+def test_log_odds_are_the_logits_of_the_probabilities(fitted, chapter):
+    p = fitted.predict_proba(chapter.X_val)
+    z = fitted.decision_function(chapter.X_val)
+    np.testing.assert_allclose(np.log(p[:, 1] / p[:, 0]), z, rtol=1e-9)
+    # A unit of a feature multiplies the odds by exp(coef_).
+    p = fitted.predict_proba(chapter.X_val + np.array([1.0, 0.0]))
+    odds = np.exp(z) * np.exp(float(fitted.coef_[0, 0]))
+    np.testing.assert_allclose(p[:, 1] / p[:, 0], odds, rtol=1e-9)
+
+
 class TestBinaryCrossEntropy:
-    """The chapter's four ways to one number, and ours."""
+    """The chapter's ways to one number, and ours."""
 
     labels = torch.tensor([1.0, 0.0], dtype=torch.float64)
     predictions = torch.tensor([0.9, 0.2], dtype=torch.float64)
@@ -193,8 +243,26 @@ class TestBinaryCrossEntropy:
     def by_bce_with_logits(self):
         return nn.BCEWithLogitsLoss()(self.logits, self.labels)
 
+    def by_sum(self):
+        loss_fn = nn.BCEWithLogitsLoss(reduction="sum")
+        return loss_fn(self.logits, self.labels) / len(self.labels)
+
+    def by_estimator(self):
+        logits = self.logits.numpy()
+        clf = at_logits(logits, self.labels.numpy(), epochs=1)
+        return np.float64(clf.loss_curve_[0])
+
     @pytest.mark.parametrize(
-        "way", ["ours", "by_class", "by_formula", "by_bce", "by_bce_with_logits"]
+        "way",
+        [
+            "ours",
+            "by_class",
+            "by_formula",
+            "by_bce",
+            "by_bce_with_logits",
+            "by_sum",
+            "by_estimator",
+        ],
     )
     def test_loss(self, way):
         assert getattr(self, way)().item() == pytest.approx(0.1643, abs=5e-5)
@@ -207,19 +275,15 @@ class TestImbalancedLoss:
     logits = np.log([0.9 / 0.1, 0.2 / 0.8, 0.2 / 0.8, 0.2 / 0.8])
 
     def first_loss(self, **weighting):
-        # A warm start at coefficient one and no intercept makes X the logits.
-        clf = TorchLogisticClassifier(
-            batch_size=None,
-            epochs=0,
-            fit_intercept=False,
-            warm_start=True,
-            device="cpu",
-            **weighting,
-        )
-        X = self.logits[:, None]
-        clf.fit(X, self.y)
-        clf.coef_ = np.ones((1, 1))
-        return clf.set_params(epochs=1).fit(X, self.y).loss_curve_[0]
+        return at_logits(self.logits, self.y, epochs=1, **weighting).loss_curve_[0]
+
+    def test_pos_weight_by_sum(self):
+        """The sum over the rows, divided by their number and not by the weights."""
+        loss_fn = nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(3.0))
+        total = loss_fn(torch.tensor(self.logits), torch.tensor(self.y.astype(float)))
+        assert total.item() / 4 == pytest.approx(0.2464, abs=5e-5)
+        assert total.item() / 6 == pytest.approx(0.1643, abs=5e-5)
+        assert self.first_loss(pos_weight=3.0) == pytest.approx(total.item() / 4)
 
     def test_pos_weight_is_torchs(self):
         assert self.first_loss(pos_weight=3.0) == pytest.approx(0.2464, abs=5e-5)

@@ -47,9 +47,14 @@ def expected_failed_checks(estimator: TorchLogisticClassifier) -> dict[str, str]
     }
 
 
-@parametrize_with_checks(
+checks = parametrize_with_checks(
     FULL_BATCH + MINI_BATCH, expected_failed_checks=expected_failed_checks
 )
+# scikit-learn < 1.9 passes a generator, of which pytest warns.
+names, cases = checks.args
+
+
+@pytest.mark.parametrize(names, list(cases), **checks.kwargs)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:.*estimator_checks_generator:UserWarning")
@@ -69,16 +74,28 @@ def test_multinomial_weight_equals_repetition():
     np.testing.assert_allclose(weighted, repeated, rtol=1e-10)
 
 
-def test_checks_pass_with_scipy_array_api():
+@pytest.mark.parametrize(
+    ("params", "n_failures"),
+    [
+        ("batch_size=None, dtype='float64', epochs=1000", 0),
+        ("", 1),
+        ("batch_size=7, optimizer='adam'", 1),
+    ],
+    ids=["full batch", "default", "adam"],
+)
+def test_checks_pass_with_scipy_array_api(params, n_failures):
     """SciPy reads SCIPY_ARRAY_API when it is imported: another process."""
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "from sklearn.utils.estimator_checks import check_estimator\n"
         "from torchlogistic import TorchLogisticClassifier\n"
-        "clf = TorchLogisticClassifier(\n"
-        "    batch_size=None, dtype='float64', epochs=1000)\n"
-        "results = check_estimator(clf, on_skip=None)\n"
-        "print(sum(r['status'] == 'passed' for r in results), 'passed')"
+        f"clf = TorchLogisticClassifier({params})\n"
+        "results = check_estimator(clf, on_skip=None, on_fail=None)\n"
+        "passed = [r for r in results if r['status'] == 'passed']\n"
+        "print(len(passed), 'passed')\n"
+        "for r in results:\n"
+        "    if r['status'] == 'failed':\n"
+        "        print(r['check_name'])"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
     done = subprocess.run(
@@ -89,4 +106,7 @@ def test_checks_pass_with_scipy_array_api():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[0]) > 50
+    passed, *failed = done.stdout.splitlines()
+    assert int(passed.split()[0]) > 50
+    # The one that is expected to fail in mini-batches.
+    assert failed == ["check_sample_weight_equivalence_on_dense_data"] * n_failures

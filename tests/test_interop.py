@@ -344,6 +344,8 @@ class TestDataFrames:
 
     def test_polars(self):
         polars = pytest.importorskip("polars")
+        if not hasattr(polars.DataFrame, "__dataframe__"):  # polars >= 2
+            pytest.importorskip("sklearn", "1.7")
         frame = polars.DataFrame({"a": X[:, 0], "b": X[:, 1]})
         clf = make().fit(frame, polars.Series("label", y))
         assert clf.feature_names_in_.tolist() == ["a", "b"]
@@ -355,6 +357,8 @@ class TestDataFrames:
 @pytest.mark.usefixtures("routing")
 class TestMetadataRouting:
     def test_sample_weight_in_a_grid_search(self):
+        pytest.importorskip("sklearn", "1.7")  # where a pipeline routes it to score
+
         def make_model(lr):
             scaler = StandardScaler().set_fit_request(sample_weight=False)
             clf = make(lr=lr).set_fit_request(sample_weight=True)
@@ -961,10 +965,10 @@ class TestWarmStart:
         whole = make(epochs=40, warm_start=True, **params)
         whole.fit(X, y)
         parts = make(epochs=10, warm_start=True, **params).fit(X, y)
-        if parts.validation_loss_curve_[-1] == min(parts.validation_loss_curve_):
-            # The best epoch is the last: nothing was taken back.
-            parts.set_params(epochs=30).fit(X, y)
-            assert parts.validation_loss_curve_ == whole.validation_loss_curve_
+        # The best epoch is the last: nothing was taken back.
+        assert parts.validation_loss_curve_[-1] == min(parts.validation_loss_curve_)
+        parts.set_params(epochs=30).fit(X, y)
+        assert parts.validation_loss_curve_ == whole.validation_loss_curve_
 
     def test_without_it_fit_starts_anew(self):
         clf = make().fit(X3, y3)

@@ -33,7 +33,10 @@ CONFIGURATIONS = {
     "all rows": {"batch_size": None, "momentum": 0.9},
     "adam": {"batch_size": 64, "optimizer": "adam"},
     "class": {"batch_size": 64, "optimizer": torch.optim.Adamax},
+    "lbfgs": {"optimizer": "lbfgs", "alpha": 0.1, "epochs": 100},
+    "newton": {"optimizer": "newton", "alpha": 0.1, "epochs": 100},
 }
+FULL_BATCH = ("lbfgs", "newton")
 every_configuration = pytest.mark.parametrize(
     "params", CONFIGURATIONS.values(), ids=CONFIGURATIONS
 )
@@ -57,7 +60,8 @@ def fit(params, y):
     held = {"X_val": X[:50], "y_val": y[:50]}
     clf = make(**params).fit(X, y, sample_weight=np.ones(len(y)), **held)
     curves = [clf.loss_curve_, clf.validation_loss_curve_]
-    clf.partial_fit(X, y)
+    if params.get("optimizer") not in FULL_BATCH:
+        clf.partial_fit(X, y)
     weight = clf.module_.state_dict()["linear.weight"].numpy()
     return [clf.coef_, clf.intercept_, curves, clf.predict_proba(X), weight]
 
@@ -247,7 +251,10 @@ def test_module_made_in_inference_mode_is_the_fitted_model():
     np.testing.assert_allclose(z, clf.decision_function(X), rtol=1e-4, atol=1e-5)
 
 
-@every_configuration
+@pytest.mark.parametrize(
+    "params",
+    [CONFIGURATIONS[name] for name in CONFIGURATIONS if name not in FULL_BATCH],
+)
 def test_fits_in_turn_do_not_disturb_each_other(params):
     """Two warm starts whose epochs alternate end where each ends alone."""
     params = {**params, "warm_start": True, "epochs": 1}

@@ -20,7 +20,7 @@ GROUPS = [
     ["_fullbatch"],
     ["_minibatch", "_lbfgs", "_newton"],
     ["_solvers"],
-    ["_validation", "_callbacks", "_continuation"],
+    ["_validation", "_weighting", "_callbacks", "_continuation", "_divergence"],
     ["_net"],
     ["_training"],
     ["_classifier"],

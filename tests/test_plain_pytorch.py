@@ -1,5 +1,7 @@
 """The estimator equals the program that a PyTorch user would write."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -46,12 +48,18 @@ def plain_program(
     for _ in range(epochs):
         total = 0.0
         for Xb, yb in loader:
-            optimizer.zero_grad()
-            loss = loss_fn(model(Xb), yb)
-            total += loss.item() * len(Xb)
-            penalty = alpha / 2 * model.weight.square().sum()
-            (loss + penalty).backward()
-            optimizer.step()
+            losses = []
+
+            def closure(Xb=Xb, yb=yb, losses=losses):
+                optimizer.zero_grad()
+                loss = loss_fn(model(Xb), yb)
+                losses.append(loss.item())
+                loss = loss + alpha / 2 * model.weight.square().sum()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            total += losses[-1] * len(Xb)
         curve.append(total / len(data))
         if val_loader is not None:
             for _ in val_loader:
@@ -134,6 +142,85 @@ def test_optimizers(name, n_classes):
         X, y, seed=3, batch_size=16, epochs=12, optimizer=optimizer, **arguments
     )
     assert_same(clf.fit(X, y), expected)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_with_validation_rows(name, n_classes):
+    """The validation loader draws from the random stream too, and trains nothing."""
+    optimizer, arguments, parameters = OPTIMIZERS[name]
+    X, y = problem(n_classes=n_classes)
+    X_val, y_val = problem(20, n_classes=n_classes, seed=1)
+    clf = TorchLogisticClassifier(
+        epochs=12, batch_size=16, random_state=3, device="cpu", **parameters
+    ).fit(X, y, X_val=X_val, y_val=y_val)
+    run = {"seed": 3, "batch_size": 16, "epochs": 12, "X_val": X_val}
+    assert_same(clf, plain_program(X, y, optimizer=optimizer, **run, **arguments))
+    without = plain_program(
+        X, y, optimizer=optimizer, **run | {"X_val": None, **arguments}
+    )
+    assert not np.allclose(clf.coef_, without[0], atol=1e-6)
+
+
+# Those that take dense gradients of vectors.
+CLASSES = [
+    cls
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type)
+    and issubclass(cls, torch.optim.Optimizer)
+    and name not in ("Optimizer", "SparseAdam", "Muon")
+]
+
+
+def test_classes_are_those_of_torch():
+    assert {
+        torch.optim.Adadelta,
+        torch.optim.Adafactor,
+        torch.optim.Adamax,
+        torch.optim.ASGD,
+        torch.optim.LBFGS,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.Rprop,
+    } < set(CLASSES)
+
+
+def class_settings(cls):
+    """A step size that suits a class, and the run in which it is tried."""
+    lr = 1.0 if cls is torch.optim.Adadelta else 0.02
+    # These compare gradients of steps in a row, as if they were of the same rows.
+    batch_size = 83 if cls in (torch.optim.Rprop, torch.optim.LBFGS) else 16
+    return {"lr": lr, "batch_size": batch_size, "epochs": 8}
+
+
+by_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+
+
+@by_class
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_classes(cls, n_classes):
+    X, y = problem(n_classes=n_classes)
+    settings = class_settings(cls)
+    clf = TorchLogisticClassifier(
+        optimizer=cls, random_state=3, device="cpu", **settings
+    )
+    assert_same(clf.fit(X, y), plain_program(X, y, seed=3, optimizer=cls, **settings))
+    start = plain_program(X, y, seed=3, optimizer=cls, **{**settings, "epochs": 0})
+    assert not np.allclose(clf.coef_, start[0], atol=1e-3)
+
+
+@by_class
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_classes_continue_to_the_bit_after_pickling(cls, n_classes):
+    X, y = problem(n_classes=n_classes)
+    settings = {**class_settings(cls), "optimizer": cls, "random_state": 3}
+    whole = TorchLogisticClassifier(**settings, device="cpu").fit(X, y)
+    part = TorchLogisticClassifier(**settings, device="cpu", warm_start=True)
+    part = pickle.loads(pickle.dumps(part.set_params(epochs=3).fit(X, y)))
+    part.set_params(epochs=5).fit(X, y)
+    np.testing.assert_array_equal(part.coef_, whole.coef_)
+    np.testing.assert_array_equal(part.intercept_, whole.intercept_)
+    assert part.loss_curve_ == whole.loss_curve_
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**31 - 1])

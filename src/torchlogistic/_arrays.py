@@ -90,7 +90,7 @@ class TorchNamespace:
 
     @staticmethod
     def product(n_axes: int) -> Any:
-        function = {1: torch.mv, 2: torch.mm, 3: torch.bmm}[n_axes]
+        function: Any = {1: torch.mv, 2: torch.mm, 3: torch.bmm}[n_axes]
 
         def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
             return function(a, b, out=out)

@@ -6,7 +6,9 @@ later) watch it from outside; :class:`SklearnBridge` is the one place where they
 
 from __future__ import annotations
 
+import dis
 import os
+import signal
 import uuid
 import warnings
 from collections import Counter
@@ -21,6 +23,7 @@ from skorch.callbacks import (
     Callback,
     Checkpoint,
     EpochScoring,
+    InputShapeSetter,
     LRScheduler,
     MlflowLogger,
     NeptuneLogger,
@@ -28,6 +31,7 @@ from skorch.callbacks import (
     TensorBoard,
     TrainEndCheckpoint,
 )
+from skorch.history import History
 from tqdm import tqdm
 
 try:
@@ -86,6 +90,11 @@ def check_callbacks(callbacks: list[Any] | None) -> None:
                 "skorch callback: pass instances of skorch.callbacks.Callback or "
                 "(name, callback) pairs. scikit-learn's callbacks go to set_callbacks."
             )
+        if issubclass(kind, InputShapeSetter):
+            raise ValueError(
+                f"callbacks has {kind.__name__} under the name {name!r}, and the model "
+                "has the shape of X without it: remove it"
+            )
 
 
 # Which callbacks listen to the batches of the training rows: all that override one of
@@ -124,12 +133,36 @@ def hears_training(callback: Any) -> bool:
     )
 
 
+class StopTraining(KeyboardInterrupt):
+    """A callback asks to stop at the end of an epoch."""
+
+
+def asks_to_stop(error: KeyboardInterrupt) -> bool:
+    """Whether a callback raised an error to ask for a stop; otherwise it is Ctrl-C.
+
+    skorch's callbacks ask by the statement ``raise KeyboardInterrupt``. Where a signal
+    arrives there is no such statement, unless in a handler of the user's.
+    """
+    if isinstance(error, StopTraining):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    handler = getattr(signal.getsignal(signal.SIGINT), "__code__", None)
+    instruction = code.co_code[last.tb_lasti : last.tb_lasti + 1]
+    return code is not handler and instruction == bytes([dis.opmap["RAISE_VARARGS"]])
+
+
 class StopEarly(Callback):
     """The parameter ``early_stopping``: stop on the validation loss, keep the best.
 
     Stops when ``patience`` epochs in a row did not lower the validation loss by more
     than ``tol``, compared with the last epoch that did; then restores the coefficients
-    of the epoch with the least one.
+    of the epoch with the least one. Where a fit continues another, the coefficients it
+    starts from count as those of an epoch: they are the best so far of the earlier one.
     """
 
     def __init__(self, patience: int, tol: float) -> None:
@@ -142,18 +175,25 @@ class StopEarly(Callback):
         self.misses_ = 0
         self.best_values_: torch.Tensor | None = None
 
+    def on_epoch_begin(self, net: Any, dataset_valid: Any = None, **kw: Any) -> None:
+        if self.best_values_ is None and len(net.history) > 1:
+            start = net.validation_step(net.get_iterator(dataset_valid))
+            self._compare(net, start["loss"].item())
+
     def on_epoch_end(self, net: Any, **kw: Any) -> None:
-        loss = net.history[-1]["valid_loss"]
+        self._compare(net, net.history[-1]["valid_loss"])
+        if self.misses_ >= self.patience:
+            raise StopTraining
+
+    def _compare(self, net: Any, loss: float) -> None:
         if loss < self.best_loss_:
             self.best_loss_ = loss
             self.best_values_ = net.coef.values.clone()
         if loss < self.target_:
             self.target_ = loss - self.tol
             self.misses_ = 0
-            return
-        self.misses_ += 1
-        if self.misses_ >= self.patience:
-            raise KeyboardInterrupt
+        else:
+            self.misses_ += 1
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kw: Any) -> None:
         if self.best_values_ is not None:
@@ -213,7 +253,7 @@ class SklearnBridge(Callback):
             **self.report, reconstruction_attributes=net.fitted_attributes
         )
         if stop:
-            raise KeyboardInterrupt
+            raise StopTraining
 
 
 @contextmanager
@@ -236,21 +276,24 @@ def sklearn_callbacks(
 
 
 @contextmanager
-def guarded_checkpoints(callbacks: Iterable[Any]) -> Iterator[None]:
+def guarded_checkpoints(callbacks: Iterable[Any], history: History) -> Iterator[None]:
     """Let fits that run at the same time keep their checkpoints apart.
 
-    For the time of a fit a Checkpoint writes to a folder of its own inside its folder;
-    when the fit ends, however it ends, its files move to where the user wants them,
-    each in one step. A file that could not be written is a warning, where skorch is
-    silent.
+    For the time of a fit a Checkpoint or TrainEndCheckpoint writes to a folder of its
+    own inside its folder; when the fit ends, however it ends, its files move to where
+    the user wants them, each in one step. A file that could not be written is a
+    warning, where skorch is silent. Epochs from before the callback was added are
+    marked as not saved, since skorch counts the marks to find the last one that was.
     """
     with ExitStack() as stack:
         for callback in callbacks:
-            checkpoint = getattr(callback, "checkpoint_", callback)
             if isinstance(callback, Checkpoint | TrainEndCheckpoint):
+                checkpoint = getattr(callback, "checkpoint_", callback)
                 stack.enter_context(_loud_failures(checkpoint))
-            if isinstance(callback, Checkpoint) and _writes_plain_files(callback):
-                stack.enter_context(_private_folder(callback))
+                for row in history if checkpoint.event_name is not None else []:
+                    row.setdefault(checkpoint.event_name, False)
+                if _writes_plain_files(checkpoint):
+                    stack.enter_context(_private_folder(checkpoint))
         yield
 
 
@@ -259,10 +302,13 @@ def _writes_plain_files(checkpoint: Checkpoint) -> bool:
     return all(isinstance(f, str) and not os.path.dirname(f) for f in targets)
 
 
+PRIVATE = ".fit-"
+
+
 @contextmanager
 def _private_folder(checkpoint: Checkpoint) -> Iterator[None]:
     folder = checkpoint.dirname
-    private = os.path.join(folder, f".fit-{uuid.uuid4().hex}")
+    private = os.path.join(folder, f"{PRIVATE}{uuid.uuid4().hex}")
     os.makedirs(private)
     checkpoint.dirname = private
     try:
@@ -272,6 +318,44 @@ def _private_folder(checkpoint: Checkpoint) -> Iterator[None]:
         for name in os.listdir(private):
             os.replace(os.path.join(private, name), os.path.join(folder, name))
         os.rmdir(private)
+
+
+@contextmanager
+def best_checkpoints(callbacks: Iterable[Any], history: History) -> Iterator[None]:
+    """Let ``Checkpoint(load_best=True)`` find the best epoch of a run, if it saved it.
+
+    To be entered after the last epoch, inside of :func:`guarded_checkpoints`.
+    """
+    with ExitStack() as stack:
+        for callback in callbacks:
+            loads = isinstance(callback, Checkpoint) and callback.load_best
+            if loads and callback.monitor is not None:
+                if not _find_best(callback, history):
+                    callback.load_best = False
+                    stack.callback(setattr, callback, "load_best", True)
+        yield
+
+
+def _find_best(checkpoint: Checkpoint, history: History) -> bool:
+    """Point a checkpoint to the folder that has its last files, if there are any."""
+    folder, event = checkpoint.dirname, checkpoint.event_name
+    private = os.path.basename(folder).startswith(PRIVATE)
+    if event is None and not private:
+        return True  # it leaves no trace: skorch has to see
+    if private and os.listdir(folder):
+        return True
+    if event is not None and any(row[event] for row in history):
+        if private:  # the earlier fit that this one continues moved them
+            checkpoint.dirname = os.path.dirname(folder)
+        return True
+    warnings.warn(
+        "Checkpoint(load_best=True) has nothing to load: no epoch since it was added "
+        f"was one to save (monitor={checkpoint.monitor!r}). The coefficients of the "
+        "last epoch stay.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 @dataclass

@@ -36,10 +36,10 @@ from ._validation import (
     check_seed,
     check_training_rows,
     check_validation_rows,
-    drop_weightless,
     find_classes,
     hold_out,
 )
+from ._weighting import drop_weightless
 
 PREDICTION_ROWS = 8192  # rows of a float32 X converted at a time
 
@@ -97,8 +97,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         two classes, and not together with ``class_weight``.
 
     early_stopping : bool, default=False
-        Stop after ``n_iter_no_change`` epochs in which the validation loss did not
-        improve by ``tol``, and keep the coefficients of the best epoch.
+        Stop after ``n_iter_no_change`` epochs that did not improve the validation loss
+        by ``tol``; keep the best epoch, as which the begin of a warm start counts too.
 
     validation_fraction : float, default=0.1
         Stratified share of the rows that is held out when ``early_stopping=True`` and

@@ -25,6 +25,7 @@ from ._threads import Team
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -76,14 +77,14 @@ class PieceGradient:
             arrays.intercept_gradient[...] = intercept * block.scale
         return torch.stack([part.loss for part in sums]).sum()
 
-    def each(self, groups: list[Group], function: Callable[[Group], T]) -> list[T]:
-        """Results of a function for each group, computed by the team."""
-        results: list[T | None] = [None] * len(groups)
+    def each(self, items: list[S], function: Callable[[S], T]) -> list[T]:
+        """Results of a function for each item, computed by the team."""
+        results: list[T | None] = [None] * len(items)
 
         def work(i: int) -> None:
-            results[i] = function(groups[i])
+            results[i] = function(items[i])
 
-        self.team.run([partial(work, i) for i in range(len(groups))])
+        self.team.run([partial(work, i) for i in range(len(items))])
         return cast("list[T]", results)
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
@@ -145,10 +146,8 @@ class FullGradient:
 
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
         """Mean over rows of sums that a function gives for parts of the block."""
-        spans = {id(g.rows): span for g, span in zip(self._groups, self._spans)}
-        parts = self._pieces.each(
-            self._groups, lambda group: function(group.rows, spans[id(group.rows)])
-        )
+        pairs = list(zip(self._groups, self._spans, strict=True))
+        parts = self._pieces.each(pairs, lambda pair: function(pair[0].rows, pair[1]))
         return sum(parts[1:], parts[0]) / len(self.block)
 
     def project(self, coef: Coefficients, direction: Tensor) -> Array:

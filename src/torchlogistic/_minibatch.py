@@ -19,7 +19,6 @@ from ._rows import Batches, Block
 from ._steps import Listener, make_step
 from ._threads import Team
 
-
 # A batch with more bytes of X is shared by several threads. For less, a step would
 # wait longer for the other threads than it takes.
 SHARED_BYTES = 2**23

@@ -6,7 +6,6 @@ skorch drives the epochs; what runs inside one is ours. See ``LogisticNet``.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,13 +16,15 @@ import numpy as np
 import skorch
 import torch
 from sklearn.base import ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.history import History
 from skorch.utils import to_numpy
 from torch import Tensor, nn
 
 from ._callbacks import (
+    StopTraining,
+    asks_to_stop,
+    best_checkpoints,
     guarded_checkpoints,
     hears_batches,
     hears_training,
@@ -34,26 +35,13 @@ from ._continuation import (
     restore_schedules,
     schedule_states,
 )
+from ._divergence import Judge
 from ._fullbatch import FullBatch
 from ._minibatch import MiniBatch
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block, RandomStream, Rows, view_block
 from ._steps import make_optimizer
 from ._threads import Team
-
-# A finished run whose loss is so many times that of a model that ignores X diverged.
-DIVERGED = 1e4
-# One that is so many times as large after that many epochs is worth a warning.
-SUSPECT, BEGUN = 2.0, 10
-CHECKED_ROWS = 1000
-
-
-class StopTraining(KeyboardInterrupt):
-    """A callback asked to stop at the end of an epoch.
-
-    skorch's callbacks ask by raising KeyboardInterrupt; the subclass tells them from a
-    user at the keyboard.
-    """
 
 
 class QuickHistory(History):
@@ -189,6 +177,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.asked_to_stop = False  # by a callback
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
         self._n_rows = len(train_rows)
+        self.judge = Judge(objective, train_rows)
 
     # Construction
 
@@ -272,7 +261,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             group = optimizer.param_groups[0]
             group.setdefault("initial_lr", group["lr"])
         for row in history:
-            self.history_.append(row)
+            # Callbacks look for records of batches, which are not always kept.
+            self.history_.append({"batches": [{}], **row})
             for prefix, least in self._least.items():
                 self._least[prefix] = min(least, row.get(f"{prefix}_loss", math.inf))
         callbacks = [callback for _, callback in self.callbacks_]
@@ -283,11 +273,12 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.notify("on_train_begin", X=X, y=y)
         if earlier is not None:
             restore_schedules(self.callbacks_, optimizer, arguments, earlier)
-        with guarded_checkpoints(callbacks):
+        with guarded_checkpoints(callbacks, self.history_):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
-            self.notify("on_train_end", X=X, y=y)
-            self._check_end()
+            with best_checkpoints(callbacks, self.history_):
+                self.notify("on_train_end", X=X, y=y)
+            self.judge.check_end(self.coef, self.history_, self._rate())
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of all callbacks.
@@ -303,7 +294,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         for _, callback in self.callbacks_:
             try:
                 callback.on_epoch_end(self, **cb_kwargs)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                if not asks_to_stop(error):
+                    raise
                 asked = True
         self.asked_to_stop = asked
         if asked or self.solver_.done:
@@ -419,7 +412,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
 
     def _record_epoch(self, prefix: str, loss: float, n_batches: int) -> None:
         if not math.isfinite(loss):
-            raise ValueError(self._divergence(loss))
+            kind = "loss" if prefix == "train" else "validation loss"
+            what = f"the mean {kind} of epoch {len(self.history_)} is {loss:.3g}"
+            raise self.judge.divergence(what, self._rate())
         row, earlier = self.history_[-1], self._least[prefix]
         best = loss < earlier
         if best:
@@ -428,48 +423,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         row[f"{prefix}_loss_best"] = best
         row[f"{prefix}_batch_count"] = n_batches
 
-    def _check_end(self) -> None:
-        """Raise ValueError if the run ended at coefficients that are of no use.
-
-        Warn of those that are worse than none.
-        """
-        if not self.history_:
-            return
-        # Some rows will do, spread over all.
-        rows = self.train_rows
-        every = slice(None, None, -(-len(rows) // CHECKED_ROWS))
-        weight = None if rows.weight is None else rows.weight[every]
-        block = view_block(Rows(rows.X[every], rows.y[every], weight))
-        self.objective.logits(block, self.coef)
-        loss = self.objective.mean_loss(block).item()
-        null = self._null_loss()
-        if not loss <= DIVERGED * null:
-            raise ValueError(self._divergence(loss))
-        if loss > SUSPECT * null and len(self.history_) >= BEGUN:
-            warnings.warn(
-                f"The mean loss at the end is {loss:.3g}, above the {null:.3g} of a "
-                "model that ignores X. Scale the features, e.g. "
-                "make_pipeline(StandardScaler(), TorchLogisticClassifier()), lower lr, "
-                "or train longer.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-
-    def _null_loss(self) -> float:
-        """Loss of a model that ignores X; ``pos_weight`` may make it large."""
-        weight = self.train_rows.weight
-        scale = 1.0 if weight is None else weight.mean().item()
-        return scale * self.objective.loss.null_value
-
-    def _divergence(self, loss: float) -> str:
-        lr = self.optimizer_.param_groups[0]["lr"]
-        return (
-            f"Training diverged: the mean loss of epoch {len(self.history_)} is "
-            f"{loss:.3g} with lr={float(lr):g}, against "
-            f"{self._null_loss():.3g} of a model that ignores X. Scale the features, "
-            "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier()), or "
-            f"lower lr{' or alpha' if self.objective.alpha else ''}."
-        )
+    def _rate(self) -> float:
+        return float(self.optimizer_.param_groups[0]["lr"])
 
     # What is kept of a run, in NumPy and plain Python
 
@@ -479,14 +434,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         values = self.coef.values.detach().cpu().clone()
         weight, *bias = (part.numpy() for part in self.coef.as_linear(values))
         zeros = np.zeros(len(weight), dtype=weight.dtype)
-        # Records of batches stay if a callback asked for them. An epoch that has only
-        # begun is none yet.
-        dropped = set() if self._hears_training else {"batches"}
-        history = [
-            {k: row[k] for k in row if k not in dropped} if "batches" in row else row
-            for row in self.history_
-            if "train_loss" in row
-        ]
+        # An epoch that has only begun is none yet.
+        history = [self._kept_of(row) for row in self.history_ if "train_loss" in row]
         attributes = {
             "coef_": np.ascontiguousarray(weight),
             "intercept_": np.ascontiguousarray(bias[0]) if bias else zeros,
@@ -502,6 +451,12 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             valid = [row.get("valid_loss", math.nan) for row in history]
             attributes["validation_loss_curve_"] = valid
         return attributes
+
+    def _kept_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """An epoch without its batches, unless a callback asked for their records."""
+        if self._hears_training and any(row.get("batches", ())):
+            return dict(row)
+        return {name: row[name] for name in row if name != "batches"}
 
     def _run_state(self) -> dict[str, Any]:
         """What it takes to continue the run exactly, and what else is known of it."""

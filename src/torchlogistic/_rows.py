@@ -91,7 +91,7 @@ class Block:
 
     def split(self, size: int, rows: slice = slice(0, None)) -> list[Block]:
         """Cut into blocks of so many rows, the last one of fewer."""
-        parts = [self.logits[rows].split(size), self.residual[rows].split(size)]
+        parts = [torch.split(t[rows], size) for t in (self.logits, self.residual)]
         scale = block_scale(size, self.y)
         blocks = []
         start = rows.start

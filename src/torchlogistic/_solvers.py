@@ -56,7 +56,7 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
     ------
     ValueError
         For an unknown name, with the valid ones and the closest; for a class that is
-        not an optimizer.
+        not an optimizer, or one of sparse gradients.
     """
     if isinstance(optimizer, str):
         if optimizer in SOLVERS:
@@ -71,6 +71,11 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
     if not issubclass(optimizer, Optimizer):
         raise ValueError(
             f"optimizer={optimizer.__name__} is not a subclass of torch.optim.Optimizer"
+        )
+    if issubclass(optimizer, torch.optim.SparseAdam):
+        raise ValueError(
+            f"optimizer={optimizer.__name__} takes sparse gradients only, and those of "
+            "this model are dense: use 'adam'"
         )
     return Solver(
         optimizer,

@@ -95,7 +95,7 @@ def _run_all(tasks: Iterable[Task]) -> None:
 
 
 def _work(inbox: SimpleQueue[Any], outbox: SimpleQueue[BaseException | None]) -> None:
-    """Run tasks until told to stop. Refers to no team, which could not end otherwise."""
+    """Run tasks until told to stop; refers to no team, which could not end else."""
     with np.errstate(all="ignore"):  # a thread has settings of its own
         while True:
             task = inbox.get()

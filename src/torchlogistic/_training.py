@@ -20,14 +20,8 @@ from ._net import LogisticNet
 from ._objective import Objective, allocate_coefficients
 from ._rows import RandomStream
 from ._solvers import check_penalty, find_solver, optimizer_arguments
-from ._validation import (
-    Labelled,
-    Weighting,
-    as_tensor,
-    check_batch_size,
-    drop_weightless,
-    to_rows,
-)
+from ._validation import Labelled, as_tensor, check_batch_size, to_rows
+from ._weighting import Weighting
 
 
 @dataclass
@@ -45,7 +39,7 @@ class Task:
         Whether to start where the estimator's last fit ended.
     epochs : int
     whole : bool
-        Whether the rows are all there are; see :class:`._validation.Weighting`.
+        Whether the rows are all there are; see :class:`._weighting.Weighting`.
     watchers : list of skorch.callbacks.Callback
         Callbacks beside those of the estimator's parameters; they come last.
     """
@@ -89,7 +83,7 @@ def train(estimator: Any, task: Task) -> LogisticNet:
     train_rows = to_rows(rows, weighting, loss, task.device)
     valid_rows = None
     if held is not None:
-        valid_rows = to_rows(drop_weightless(held), weighting, loss, task.device)
+        valid_rows = to_rows(held, weighting, loss, task.device)
 
     # 2. The start: fresh, or where the last fit ended.
     earlier = estimator._run if task.continued else None

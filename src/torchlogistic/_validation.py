@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from numbers import Number
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -27,7 +27,11 @@ from sklearn.utils.validation import (
 from ._loss import Loss
 from ._rows import Rows
 
+if TYPE_CHECKING:
+    from ._weighting import Weighting
+
 ACCELERATORS = ("cuda", "xpu", "mps")
+KINDS = (Number, str, bytes)  # of labels
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
 
 
@@ -181,7 +185,8 @@ def check_training_rows(
 
 def check_weight(sample_weight: Any, X: np.ndarray, name: str) -> np.ndarray:
     """Validate weights: finite, not negative, not all zero."""
-    weight = _check_sample_weight(as_array(sample_weight), X, dtype=np.float64)
+    with _named(name):
+        weight = _check_sample_weight(as_array(sample_weight), X, dtype=np.float64)
     if np.any(weight < 0):
         first = int(np.argmax(weight < 0))
         raise ValueError(
@@ -227,6 +232,7 @@ def check_validation_rows(
         check_one_type(y, "y_val")
         y = column_or_1d(np.asarray(as_array(y)), warn=True)
         check_consistent_length(X, y)
+    check_same_kind(y, "y_val", classes, "y")
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
         raise ValueError(
@@ -254,13 +260,6 @@ def _unwrap(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-def drop_weightless(rows: Labelled) -> Labelled:
-    """Drop rows of weight zero, as if they had not been given."""
-    if rows.sample_weight is None or rows.sample_weight.all():
-        return rows
-    return rows[np.flatnonzero(rows.sample_weight)]
-
-
 def check_one_type(y: Any, name: str) -> None:
     """Raise ValueError if labels are of types that cannot be sorted together."""
     if isinstance(y, list | tuple) and len({type(label) for label in y}) > 1:
@@ -281,12 +280,28 @@ def check_one_type(y: Any, name: str) -> None:
 
 def sorted_labels(y: np.ndarray) -> np.ndarray:
     """``np.unique``, ten times faster where labels are small integers."""
-    if y.dtype.kind in "iub":
+    if y.dtype.kind in "iu":
         lowest, highest = int(y.min()), int(y.max())
-        if highest - lowest < 256 and y.dtype.kind != "b":
+        if highest - lowest < 256:
             counts = np.bincount(y.astype(np.intp) - lowest)
             return (np.flatnonzero(counts) + lowest).astype(y.dtype)
     return np.unique(y)
+
+
+def check_same_kind(
+    y: np.ndarray, name: str, classes: np.ndarray, name_of_classes: str
+) -> None:
+    """Raise ValueError if labels are e.g. strings and the classes numbers.
+
+    NumPy would compare the numbers as strings, which have another order.
+    """
+    types = [type(labels.tolist()[0]) for labels in (y, classes)]
+    kinds = [next((k for k in KINDS if issubclass(t, k)), t) for t in types]
+    if kinds[0] is not kinds[1]:
+        raise ValueError(
+            f"{name} has labels of type {types[0].__name__}, {name_of_classes} of type "
+            f"{types[1].__name__}: convert them to one type, e.g. .astype(str)"
+        )
 
 
 def find_classes(y: np.ndarray) -> np.ndarray:
@@ -317,6 +332,7 @@ def check_given_classes(classes: Any, y: np.ndarray) -> np.ndarray:
 
 def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
     """Raise ValueError if y has labels that are not among the classes."""
+    check_same_kind(y, "y", classes, "classes")
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
         raise ValueError(
@@ -372,124 +388,14 @@ def check_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-@dataclass
-class Weighting:
-    """How rows are weighted; see the conventions in ``_objective``.
-
-    Parameters
-    ----------
-    class_weight : ndarray of shape (n_classes,), optional
-    pos_weight : float, default=1.0
-    whole : bool, default=True
-        Whether the rows are all there are. Of a part of them, the classes in it decide
-        nothing about the scale: ``class_weight`` is used as it is.
-    """
-
-    class_weight: np.ndarray | None = None
-    pos_weight: float = 1.0
-    whole: bool = True
-
-    @classmethod
-    def from_parameters(
-        cls,
-        class_weight: dict[Any, float] | str | None,
-        pos_weight: float | str | None,
-        rows: Labelled,
-        classes: np.ndarray,
-        *,
-        whole: bool,
-    ) -> Weighting:
-        """Resolve the estimator's parameters on encoded training rows.
-
-        Raises
-        ------
-        ValueError
-            If both are given, for weights of classes that are not numbers above zero
-            for at least two classes, or ``pos_weight`` with more than two classes.
-        """
-        if class_weight is not None and pos_weight is not None:
-            raise ValueError(
-                "class_weight and pos_weight are both given: use class_weight for "
-                "scikit-learn's meaning (weights rescaled to mean one) or pos_weight "
-                "for torch's (positive rows multiplied), not both"
-            )
-        if pos_weight is None:
-            return cls(_class_weight(class_weight, rows, classes), whole=whole)
-        if len(classes) > 2:
-            raise ValueError(
-                f"pos_weight needs two classes, y has {len(classes)}: use class_weight"
-            )
-        if pos_weight == "balanced":
-            n_neg, n_pos = np.bincount(rows.y, weights=rows.sample_weight, minlength=2)
-            pos_weight = n_neg / n_pos
-        return cls(pos_weight=float(pos_weight), whole=whole)
-
-    def total(self, labels: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Sum of ``sample_weight * class_weight`` as given, before any scaling."""
-        weight = np.ones(len(labels)) if sample_weight is None else sample_weight
-        if self.class_weight is not None:
-            weight = weight * self.class_weight[labels]
-        return float(weight.sum())
-
-    def __call__(
-        self, labels: np.ndarray, sample_weight: np.ndarray | None
-    ) -> np.ndarray | None:
-        """Weights of rows, (n_rows,), or None if all are one."""
-        weight = sample_weight
-        if weight is not None and not self.whole:
-            weight = _to_mean_one(weight)
-        if self.class_weight is not None:
-            by_class = self.class_weight[labels]
-            weight = by_class if weight is None else weight * by_class
-        if weight is not None and self.whole:
-            weight = _to_mean_one(weight)
-        if self.pos_weight != 1.0:
-            by_sign = np.where(labels == 1, self.pos_weight, 1.0)
-            weight = by_sign if weight is None else weight * by_sign
-        return None if weight is None or np.all(weight == 1.0) else weight
-
-
-def _to_mean_one(weight: np.ndarray) -> np.ndarray:
-    largest = weight.max()
-    if not largest > 0:
-        raise ValueError("every row is of a class whose class_weight is zero")
-    weight = weight / largest  # no overflow in the sum, however large they are
-    return weight / weight.mean()
-
-
-def _class_weight(
-    class_weight: dict[Any, float] | str | None, rows: Labelled, classes: np.ndarray
-) -> np.ndarray | None:
-    """Weights of the classes, (n_classes,), if there are any."""
-    if class_weight is None:
-        return None
-    if class_weight == "balanced":  # over weighted rows, as scikit-learn >= 1.7
-        counts = np.bincount(rows.y, weights=rows.sample_weight, minlength=len(classes))
-        balanced: np.ndarray = counts.sum() / (len(classes) * counts)
-        return balanced
-    weight: np.ndarray = compute_class_weight(
-        class_weight, classes=classes, y=classes[rows.y]
-    )
-    if not (weight >= 0).all() or not np.isfinite(weight).all():
-        raise ValueError(
-            f"class_weight={class_weight} must have finite weights that are not "
-            "negative"
-        )
-    if np.count_nonzero(weight) < 2:
-        raise ValueError(
-            f"class_weight={class_weight} leaves rows of only one class: at least 2 "
-            "classes need a weight above zero"
-        )
-    return weight
-
-
 def to_rows(
     rows: Labelled, weighting: Weighting, loss: Loss, device: torch.device
 ) -> Rows:
-    """Move encoded rows to the device, weighted.
+    """Move encoded rows to the device, weighted, without those of weight zero.
 
-    A C-contiguous X on the CPU is not copied.
+    A C-contiguous X on the CPU is not copied if all rows stay.
     """
+    rows = weighting.drop_weightless(rows)
     weight = weighting(rows.y, rows.sample_weight)
     X = as_tensor(rows.X, device)
     y = loss.targets(as_tensor(rows.y, device), X.dtype)

@@ -1,0 +1,84 @@
+"""Whether training led anywhere, and what to do where it did not."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.exceptions import ConvergenceWarning
+
+from ._objective import Coefficients, Objective
+from ._rows import Rows, view_block
+
+# Losses are judged by that of a model that ignores X. A run diverged if its loss at the
+# end is so many times as large,
+DIVERGED = 1e4
+# or so many times, and that of an epoch so many times. Steps of lr=1e6 on scaled rows
+# lead there; those of lr=0.1 on rows with features of a thousand do not, quite.
+SUSPECT, EXPLODED = 2.0, 3e4
+# The first alone is worth a warning after so many epochs.
+BEGUN = 10
+CHECKED_ROWS = 1000
+REMEDY = (
+    "Scale the features, e.g. make_pipeline(StandardScaler(), "
+    "TorchLogisticClassifier())"
+)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares the losses of a run with that of a model that ignores X."""
+
+    objective: Objective
+    rows: Rows
+
+    @property
+    def null_loss(self) -> float:
+        """Loss of a model that ignores X; ``pos_weight`` may make it large."""
+        weight = self.rows.weight
+        scale = 1.0 if weight is None else weight.mean().item()
+        return scale * self.objective.loss.null_value
+
+    def divergence(self, what: str, lr: float) -> ValueError:
+        """The error that says what was found."""
+        return ValueError(
+            f"Training diverged: {what} with lr={lr:g}, against {self.null_loss:.3g} "
+            f"of a model that ignores X. {REMEDY}, or lower "
+            f"lr{' or alpha' if self.objective.alpha else ''}."
+        )
+
+    def check_end(
+        self, coef: Coefficients, history: list[dict[str, Any]], lr: float
+    ) -> None:
+        """Raise ValueError if the coefficients at the end are of no use.
+
+        Warn of those that are worse than none.
+        """
+        if not history:
+            return
+        # Some rows will do, spread over all.
+        rows = self.rows
+        every = slice(None, None, -(-len(rows) // CHECKED_ROWS))
+        weight = None if rows.weight is None else rows.weight[every]
+        block = view_block(Rows(rows.X[every], rows.y[every], weight))
+        self.objective.logits(block, coef)
+        loss = self.objective.mean_loss(block).item()
+        null = self.null_loss
+        if not loss <= DIVERGED * null:
+            what = f"after epoch {len(history)} the mean loss of {len(block)} rows is"
+            raise self.divergence(f"{what} {loss:.3g}", lr)
+        if loss <= SUSPECT * null:
+            return
+        worst, epoch = max((row["train_loss"], i + 1) for i, row in enumerate(history))
+        if worst > EXPLODED * null:
+            what = f"the mean loss of epoch {epoch} is {worst:.3g}"
+            raise self.divergence(what, lr)
+        if len(history) >= BEGUN:
+            warnings.warn(
+                f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
+                f"the {null:.3g} of a model that ignores X. {REMEDY}, lower lr, or "
+                "train longer.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
