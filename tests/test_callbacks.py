@@ -1694,7 +1694,8 @@ def test_sklearn_scoring_monitor_logs_every_epoch(nest, n_fits, skl):
     depth = min(len(row["task_id_path"]) for row in epochs)
     last = [row for row in epochs if len(row["task_id_path"]) == depth][-1]
     assert last["accuracy"] == model.score(X, Y)
-    assert last["neg_log_loss"] == -log_loss(Y, model.predict_proba(X))
+    expected = -log_loss(Y, model.predict_proba(X))
+    assert last["neg_log_loss"] == pytest.approx(expected, rel=1e-14)
 
 
 def test_sklearn_scoring_monitor_weighs_the_rows_as_the_fit(skl):

@@ -78,6 +78,18 @@ class NumpyNamespace:
             torch.index_select(sources, 0, indices[piece], out=outs[piece])
 
 
+def _mv(a: Tensor, b: Tensor, out: Tensor) -> None:
+    torch.mv(a, b, out=out)
+
+
+def _mm(a: Tensor, b: Tensor, out: Tensor) -> None:
+    torch.mm(a, b, out=out)
+
+
+def _bmm(a: Tensor, b: Tensor, out: Tensor) -> None:
+    torch.bmm(a, b, out=out)
+
+
 class TorchNamespace:
     """The same functions of torch."""
 
@@ -90,12 +102,7 @@ class TorchNamespace:
 
     @staticmethod
     def product(n_axes: int) -> Any:
-        function: Any = {1: torch.mv, 2: torch.mm, 3: torch.bmm}[n_axes]
-
-        def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-            return function(a, b, out=out)
-
-        return product
+        return {1: _mv, 2: _mm, 3: _bmm}[n_axes]
 
     @staticmethod
     def number(value: Any, like: Array) -> Number:

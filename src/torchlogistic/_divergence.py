@@ -13,7 +13,7 @@ from ._rows import Rows, view_block
 
 # Losses are judged by that of a model that ignores X. A run diverged if its loss at the
 # end is so many times as large,
-DIVERGED = 1e4
+DIVERGED = 2e4
 # or so many times, and that of an epoch so many times. Steps of lr=1e6 on scaled rows
 # lead there; those of lr=0.1 on rows with features of a thousand do not, quite.
 SUSPECT, EXPLODED = 2.0, 3e4

@@ -113,7 +113,7 @@ class Newton(FullBatch):
                     # not negative if i is j, and not positive else.
                     sign = 1 if i == j else -1
                     root = roots[:, i, j]
-                    xp.multiply(piece.X, root[:, None], out=A)
+                    xp.multiply(piece.X, root[:, None], out=A)  # type: ignore[arg-type]
                     xp.gram(A, product)
                     sums[:d, i, :d, j] += sign * product
                     if coef.fit_intercept:

@@ -49,7 +49,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -112,6 +112,10 @@ class Coefficients:
                 ),
             )
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied one by one, tensors and arrays would no longer share their memory.
+        return partial(Coefficients, fit_intercept=self.fit_intercept), (self.values,)
 
     def zero_frozen(self) -> None:
         """Set the gradient of frozen coefficients to zero."""

@@ -84,6 +84,9 @@ class Team:
             Thread(target=_work, args=(inbox, self._outbox), daemon=True).start()
             self._inboxes.append(inbox)
 
+    def __reduce__(self) -> tuple[type[Team], tuple[int]]:
+        return Team, (self.size,)  # without the threads
+
     def __del__(self) -> None:
         for inbox in self._inboxes:
             inbox.put(None)
