@@ -18,12 +18,15 @@ GROUPS = [
     ["_gradient", "_steps", "_orthant"],
     ["_line_search"],
     ["_fullbatch"],
-    ["_minibatch", "_lbfgs", "_newton"],
+    ["_minibatch", "_candidates", "_lbfgs", "_newton"],
     ["_solvers"],
     ["_validation", "_weighting", "_callbacks", "_continuation", "_divergence"],
     ["_net"],
     ["_training"],
     ["_classifier"],
+    ["_together"],
+    ["_plan"],
+    ["_search"],
 ]
 MATHEMATICS = 8
 SOURCE = Path(torchlogistic.__file__).parent

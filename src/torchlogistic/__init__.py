@@ -3,7 +3,13 @@
 from importlib.metadata import version
 
 from ._classifier import TorchLogisticClassifier
+from ._search import BatchedGridSearchCV, BatchedRandomizedSearchCV
 
 __version__ = version("torchlogistic")
 
-__all__ = ["TorchLogisticClassifier", "__version__"]
+__all__ = [
+    "BatchedGridSearchCV",
+    "BatchedRandomizedSearchCV",
+    "TorchLogisticClassifier",
+    "__version__",
+]

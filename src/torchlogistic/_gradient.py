@@ -71,7 +71,7 @@ class PieceGradient:
         arrays = coef.arrays
         weight *= block.scale
         arrays.weight_gradient[...] = weight
-        if self.objective.l2:
+        if self.objective.has_l2:
             self.objective.add_l2(coef)
         if coef.fit_intercept:
             arrays.intercept_gradient[...] = intercept * block.scale

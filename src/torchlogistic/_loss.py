@@ -94,10 +94,10 @@ class CategoricalCrossEntropy:
         return y.argmax(dim=1)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
-        return torch.logsumexp(z, dim=1) - (z * y).sum(dim=1)
+        return torch.logsumexp(z, dim=-1) - (z * y).sum(dim=-1)
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.softmax(z, dim=1, out=out)
+        return torch.softmax(z, dim=-1, out=out)
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.softmax(z, dim=1)

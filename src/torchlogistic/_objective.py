@@ -52,6 +52,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,9 +77,10 @@ class Coefficients:
     Parameters
     ----------
     values : Tensor of shape (n_features [+ 1],) or (n_features [+ 1], n_outputs)
-        Updated in place for as long as the object lives; the views follow.
+        Updated in place for as long as the object lives; the views follow. There may be
+        a leading axis, of folds.
     fit_intercept : bool
-        Whether the last entry of ``values`` is the intercept.
+        Whether the last entry of ``values`` is the intercept, on the axis of features.
 
     Attributes
     ----------
@@ -91,12 +93,14 @@ class Coefficients:
         self.gradient = torch.zeros_like(values)
         self.fit_intercept = fit_intercept
         self.frozen = [False, False]  # of weight and intercept, by a callback
-        self.length = len(values)
-        self.n_features = self.length - fit_intercept
-        self.weight = values[: self.n_features]
-        self.weight_gradient = self.gradient[: self.n_features]
-        self.intercept = values[self.n_features :]  # (1,) or (1, n_outputs)
-        self.intercept_gradient = self.gradient[self.n_features :]
+        axis = max(values.dim() - 2, 0)
+        self.length = values.shape[axis]
+        n = self.n_features = self.length - fit_intercept
+        parts = [n, int(fit_intercept)]
+        self.weight, self.intercept = torch.split(values, parts, axis)
+        self.weight_gradient, self.intercept_gradient = torch.split(
+            self.gradient, parts, axis
+        )
         self.xp = namespace(values)
         self.product = self.xp.product(values.dim())
         self.arrays = CoefficientArrays(
@@ -181,6 +185,10 @@ class Objective:
         """Strength of ``||w||_1``."""
         return self.alpha * self.l1_ratio
 
+    @cached_property
+    def has_l2(self) -> bool:
+        return bool(np.any(self.l2))  # one number, or one for each candidate
+
     def logits(self, block: Block, coef: Coefficients) -> Tensor:
         """Write the logits of a block into it."""
         arrays = coef.arrays
@@ -208,7 +216,7 @@ class Objective:
         # The calls of a small batch cost more than what they compute: no more of them
         # than it takes, and the two of self.residual written out.
         arrays, product, r = coef.arrays, coef.product, block.r
-        has_ones = block.X.shape[1] == coef.length
+        has_ones = block.X.shape[-1] == coef.length
         if has_ones:
             product(block.X, arrays.values, block.z)
         else:
@@ -222,7 +230,7 @@ class Objective:
         gradient *= block.scale
         if coef.fit_intercept and not has_ones:
             arrays.intercept_gradient[...] = r.sum(0) * block.scale
-        if self.l2:
+        if self.has_l2:
             self.add_l2(coef)
 
     def add_l2(self, coef: Coefficients) -> None:

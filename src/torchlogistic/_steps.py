@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,6 +26,15 @@ from ._rows import Block
 Listener = Callable[[], None]
 # Writes the gradient on a block into the coefficients.
 Gradient = Callable[[Block, Coefficients], None]
+
+
+def has_any(number: Any) -> bool:
+    """Whether a number, or any of an array of numbers, is not zero."""
+    return bool(np.any(number))
+
+
+def clip_number(number: Any, largest: float) -> Any:
+    return min(float(number), largest) if np.ndim(number) == 0 else number
 
 
 class TorchStep:
@@ -98,6 +108,7 @@ class Segment:
     weight: Array  # the part of the values that is penalised
     state: dict[str, Array]  # of the shape of the values
     scratch: Array
+    weight_scratch: Array  # of the shape of the weight
     n_steps: int
 
 
@@ -129,7 +140,7 @@ class InPlaceStep:
         self.optimizer = optimizer
         self.gradient = gradient
         self.xp = coef.xp
-        self.l1 = bool(objective.l1)
+        self.l1 = has_any(objective.l1)
         self.largest = torch.finfo(coef.values.dtype).max
         self._scratch = torch.empty_like(coef.values)
         self._state: dict[str, Tensor] = {}
@@ -162,10 +173,7 @@ class InPlaceStep:
     def refresh(self) -> None:
         """Read what a callback may have changed since the last call."""
         group = self.optimizer.param_groups[0]
-        self.rate = min(float(group["lr"]), self.largest)
-        self.lr = self.number(self.rate)
-        self.maximize = group["maximize"]
-        self.read(group)
+        self.read_numbers(group)
         self._names = self.names(group)
         for name in self._names:
             if name not in self._state:
@@ -178,6 +186,13 @@ class InPlaceStep:
             for part, parameter in enumerate(group["params"])
         ]
         self.segments = self._cut(n_steps)
+
+    def read_numbers(self, group: dict[str, Any]) -> None:
+        """Read the numbers of all rules; each may be an array, one per output."""
+        self.rate = clip_number(group["lr"], self.largest)
+        self.lr = self.number(self.rate)
+        self.maximize = group["maximize"]
+        self.read(group)
 
     def _adopt(self, part: int, parameter: Tensor) -> int:
         """Make a parameter's state, which may be loaded, views of ours.
@@ -205,7 +220,7 @@ class InPlaceStep:
         first = n_steps[0]
         if first is not None and n_steps.count(first) == len(n_steps):
             whole = arrays.values, arrays.gradient, arrays.weight
-            return [Segment(*whole, state, scratch, first)]
+            return [Segment(*whole, state, scratch, scratch[:n], first)]
         parts = [
             (slice(0, n), arrays.weight),
             (slice(n, None), arrays.values[:0]),
@@ -217,6 +232,7 @@ class InPlaceStep:
                 weight=weight,
                 state={name: array[rows] for name, array in state.items()},
                 scratch=scratch[rows],
+                weight_scratch=scratch[rows][: len(weight)],
                 n_steps=steps,
             )
             for (rows, weight), steps in zip(parts, n_steps, strict=False)
@@ -266,10 +282,10 @@ class SGDStep(InPlaceStep):
     counts = False
 
     def names(self, group: dict[str, Any]) -> list[str]:
-        return ["momentum_buffer"] if group["momentum"] else []
+        return ["momentum_buffer"] if has_any(group["momentum"]) else []
 
     def read(self, group: dict[str, Any]) -> None:
-        self.has_momentum = bool(group["momentum"])
+        self.has_momentum = has_any(group["momentum"])
         self.momentum = self.number(group["momentum"])
         self.gain = self.number(1 - group["dampening"])
         self.nesterov = group["nesterov"]
@@ -353,7 +369,7 @@ class AdamStep(InPlaceStep):
         values -= gradient
 
     def reach(self, segment: Segment) -> Number:
-        return self.scale / segment.scratch[: len(segment.weight)]
+        return self.scale / segment.weight_scratch
 
 
 class RMSpropStep(InPlaceStep):
@@ -406,7 +422,7 @@ class RMSpropStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         step = self.lr / (1 - self.momentum) if self.has_momentum else self.lr
-        return step / segment.scratch[: len(segment.weight)]
+        return step / segment.weight_scratch
 
 
 class AdagradStep(InPlaceStep):
@@ -440,7 +456,7 @@ class AdagradStep(InPlaceStep):
         values -= gradient
 
     def reach(self, segment: Segment) -> Number:
-        return self.step / segment.scratch[: len(segment.weight)]
+        return self.step / segment.weight_scratch
 
 
 Step = TorchStep | InPlaceStep

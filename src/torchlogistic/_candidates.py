@@ -1,0 +1,324 @@
+"""Many models in one training run: candidates of a search, on several folds.
+
+Candidates that differ only in numbers (step size, penalty, momentum, weights of
+classes) see the same batches. Their coefficients are columns of one matrix: the two
+products of a step then read the batch once for all of them. Folds have other rows;
+they are a leading axis, so that a step on small batches costs one round of calls for
+all folds. The rules, the objective and the random stream are those of a single fit,
+and so are the coefficients, but for rounding.
+
+Shapes, with F folds, C candidates and K outputs of the loss:
+
+* coefficients: (F, n_features [+ 1], C * K); outputs of a candidate are neighbours
+* rows X: (F, n, n_features [+ 1]); logits: (F, n, C * K)
+* targets: (F, n, 1) or (F, n, C * K); weights: (F, n, 1) or (F, n, C * K)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._arrays import SERIAL_ENTRIES, Array, as_array
+from ._loss import Loss
+from ._objective import Coefficients, Objective
+from ._rows import Block, RandomStream, Rows
+from ._steps import InPlaceStep, Segment
+
+# Bytes of a buffer of batches with their logits: in a core's second-level cache.
+BUFFER_BYTES = 2**19
+
+
+@dataclass
+class Settings:
+    """What all candidates of a run share.
+
+    Parameters
+    ----------
+    seed, batch_size : int
+    shuffle, fit_intercept : bool
+    rule : type
+        Of :mod:`._steps`.
+    optimizer : torch.optim.Optimizer
+        Its parameter group has the numbers of the rule; those in ``numbers`` replace
+        them by one per candidate.
+    numbers : dict of str to ndarray of shape (n_candidates,)
+    """
+
+    seed: int
+    batch_size: int
+    shuffle: bool
+    fit_intercept: bool
+    rule: type[InPlaceStep]
+    optimizer: Any
+    numbers: dict[str, np.ndarray]
+
+
+class CandidateLoss:
+    """A loss of logits that are those of several candidates side by side."""
+
+    def __init__(self, loss: Loss, n_candidates: int) -> None:
+        self.loss = loss
+        self.n_outputs = loss.n_outputs * n_candidates
+        self._shape = (n_candidates, loss.n_outputs)
+
+    def _apart(self, z: Tensor) -> Tensor:
+        """Logits of each candidate on an axis of their own, if it has several."""
+        return z if self._shape[1] == 1 else z.view(*z.shape[:-1], *self._shape)
+
+    def mean(self, z: Tensor, out: Tensor) -> Tensor:
+        return self.loss.mean(self._apart(z), self._apart(out))
+
+    def value(self, z: Tensor, y: Tensor) -> Tensor:
+        """Losses, (F, n, C)."""
+        return self.loss.value(self._apart(z), self._apart(y))
+
+
+@dataclass(frozen=True)
+class CandidateObjective(Objective):
+    """The objectives of all candidates, with one strength of the penalty each."""
+
+    l2: Any = 0.0
+    l1: Any = 0.0
+
+
+class Stack:
+    """Rows of several folds in one array, and the order in which an epoch takes them.
+
+    Parameters
+    ----------
+    folds : list of Rows
+        ``y`` of shape (n, 1) or (n, C * K), ``weight`` None in all or in none, of shape
+        (n, 1) or (n, C * K).
+    settings : Settings
+    """
+
+    def __init__(self, folds: list[Rows], settings: Settings) -> None:
+        self.lengths = [len(fold) for fold in folds]
+        self.n_rows = max(self.lengths)
+        self.batch_size = min(settings.batch_size, self.n_rows)
+        self.settings = settings
+        self.stream = RandomStream(settings.seed)
+        ends = np.cumsum([0, *self.lengths])
+        self.offsets, self.nothing = ends[:-1], int(ends[-1])
+        X = self._stacked([fold.X for fold in folds])
+        if settings.fit_intercept:
+            ones = np.ones((len(X), 1), dtype=X.dtype)
+            ones[self.nothing] = 0
+            X = np.hstack([X, ones])
+        self.X = X
+        self.y = self._stacked([fold.y for fold in folds])
+        weights = [fold.weight for fold in folds if fold.weight is not None]
+        self.weight = self._stacked(weights) if weights else None
+
+    def _stacked(self, parts: list[Tensor]) -> np.ndarray:
+        """All parts, and one row of zeros: it adds nothing to any gradient."""
+        nothing = np.zeros((1, parts[0].shape[1]), dtype=parts[0].numpy().dtype)
+        return np.concatenate([*(part.numpy() for part in parts), nothing])
+
+    def epoch_order(self) -> np.ndarray:
+        """Numbers of the rows in the order of an epoch: (F, n_rows)."""
+        seed = self.stream.epoch_seed(shuffle=self.settings.shuffle, validation=False)
+        order = np.full((len(self.lengths), self.n_rows), self.nothing)
+        known: dict[int, np.ndarray] = {}
+        for fold, (n, offset) in enumerate(
+            zip(self.lengths, self.offsets, strict=True)
+        ):
+            if n not in known:
+                in_order = not self.settings.shuffle or self.settings.batch_size >= n
+                known[n] = (
+                    np.arange(n)
+                    if in_order
+                    else self.stream.permutation(n, seed).numpy()
+                )
+            order[fold, :n] = known[n] + offset
+        return order
+
+
+class Buffer:
+    """Room for consecutive batches of all folds, cut into blocks once."""
+
+    def __init__(self, stack: Stack, n_outputs: int) -> None:
+        self.stack = stack
+        n_folds, p = len(stack.lengths), stack.X.shape[1]
+        row_bytes = n_folds * (p + 2 * n_outputs) * stack.X.itemsize
+        batch = stack.batch_size
+        n_batches = max(1, BUFFER_BYTES // (row_bytes * batch))
+        self.capacity = min(n_batches * batch, stack.n_rows)
+        like = torch.from_numpy(stack.X)
+        shape = (n_folds, self.capacity)
+        self.X = np.empty((*shape, p), dtype=stack.X.dtype)
+        self.y = np.empty((*shape, stack.y.shape[1]), dtype=stack.X.dtype)
+        self.weight = None
+        if stack.weight is not None:
+            self.weight = np.empty((*shape, stack.weight.shape[1]), stack.X.dtype)
+        self.logits = like.new_empty((*shape, n_outputs))
+        self.residual = torch.empty_like(self.logits)
+        self._cut: dict[tuple[int, ...], list[Block]] = {}
+
+    def fill(self, order: np.ndarray) -> None:
+        """Copy rows of all folds: order of shape (F, n), n at most the capacity."""
+        n = order.shape[1]
+        pairs = [(self.stack.X, self.X), (self.stack.y, self.y)]
+        if self.stack.weight is not None and self.weight is not None:
+            pairs.append((self.stack.weight, self.weight))
+        for source, out in pairs:
+            if n == self.capacity:
+                np.take(source, order, axis=0, out=out, mode="clip")
+            else:
+                out[:, :n] = source[order]
+
+    def blocks(self, start: int, n: int) -> list[Block]:
+        """The batches of the first n rows, which are those from ``start`` on."""
+        # Folds with fewer rows end earlier.
+        counts = [max(0, min(n, length - start)) for length in self.stack.lengths]
+        key = tuple(counts)
+        if key not in self._cut:
+            size = self.stack.batch_size
+            self._cut[key] = [
+                self._block(a, min(a + size, n), counts) for a in range(0, n, size)
+            ]
+        return self._cut[key]
+
+    def _block(self, start: int, stop: int, counts: list[int]) -> Block:
+        rows = (slice(None), slice(start, stop))
+        n_rows = [max(1, min(stop, count) - start) for count in counts]
+        X, logits, residual = self.X[rows], self.logits[rows], self.residual[rows]
+        scale = 1.0 / np.array(n_rows, dtype=X.dtype)[:, None, None]
+        return Block(
+            X=X,
+            Xt=X.swapaxes(1, 2),
+            y=self.y[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            z=as_array(logits),
+            r=as_array(residual),
+            logits=logits,
+            residual=residual,
+            n_features=X.shape[2] - self.stack.settings.fit_intercept,
+            scale=scale,
+        )
+
+
+class CandidateRun:
+    """Train all candidates on all folds, an epoch at a time.
+
+    Parameters
+    ----------
+    folds : list of Rows
+        With the same number of batches each.
+    loss : Loss
+    n_candidates : int
+    l2, l1 : ndarray of shape (n_candidates,)
+    settings : Settings
+
+    Attributes
+    ----------
+    coef : Coefficients
+        Values of shape (F, n_features [+ 1], C * K).
+    """
+
+    def __init__(
+        self,
+        folds: list[Rows],
+        loss: Loss,
+        *,
+        l2: np.ndarray,
+        l1: np.ndarray,
+        settings: Settings,
+    ) -> None:
+        self.loss, self.settings = loss, settings
+        self.n_candidates, k = len(l2), loss.n_outputs
+        stack = self.stack = Stack(folds, settings)
+        self.objective = CandidateObjective(
+            CandidateLoss(loss, self.n_candidates),  # type: ignore[arg-type]
+            l2=self._per_output(l2, stack.X.dtype) if l2.any() else 0.0,
+            l1=self._per_output(l1, stack.X.dtype) if l1.any() else 0.0,
+        )
+        n_features = folds[0].X.shape[1]
+        self.coef = self._start(n_features, k)
+        self.buffer = Buffer(stack, self.n_candidates * k)
+        self.step = self._make_step()
+
+    def _per_output(self, numbers: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
+        return np.repeat(np.asarray(numbers, dtype=dtype), self.loss.n_outputs)
+
+    def _start(self, n_features: int, k: int) -> Coefficients:
+        """The initial coefficients of a single fit, for all."""
+        fit_intercept = self.settings.fit_intercept
+        weight, bias = torch.empty(k, n_features), torch.empty(k)
+        self.stack.stream.initial_linear(weight, bias if fit_intercept else None)
+        one = torch.cat([weight.t(), bias[None]]) if fit_intercept else weight.t()
+        n_folds = len(self.stack.lengths)
+        values = one.to(torch.from_numpy(self.stack.X).dtype)
+        values = values.repeat(n_folds, 1, self.n_candidates).contiguous()
+        return Coefficients(values, fit_intercept=fit_intercept)
+
+    def _make_step(self) -> InPlaceStep:
+        coef, settings = self.coef, self.settings
+        step = settings.rule(
+            self.objective, coef, settings.optimizer, self.objective.gradient
+        )
+        group = dict(settings.optimizer.param_groups[0])
+        group.update({k: self._per_output(v) for k, v in settings.numbers.items()})
+        step.read_numbers(group)
+        arrays = coef.arrays
+        scratch = np.empty_like(arrays.values)
+        state = {name: np.zeros_like(arrays.values) for name in step.names(group)}
+        for name in state:
+            state[name] += group.get("initial_accumulator_value", 0.0) * (name == "sum")
+        step.segments = [
+            Segment(
+                values=arrays.values,
+                gradient=arrays.gradient,
+                weight=arrays.weight,
+                state=state,
+                scratch=scratch,
+                weight_scratch=scratch[:, : coef.n_features],
+                n_steps=0,
+            )
+        ]
+        return step
+
+    def epoch(self) -> Array:
+        """One pass over the rows; returns the mean loss of each model: (F, C)."""
+        update = self.step.update
+        losses: Any = 0.0
+        for start, n in self._fill():
+            blocks = self.buffer.blocks(start, n)
+            for block in blocks:
+                update(block, None)
+            losses = losses + self._losses(start, n)
+        return losses / np.array(self.stack.lengths)[:, None]
+
+    def _fill(self) -> Iterator[tuple[int, int]]:
+        order, capacity = self.stack.epoch_order(), self.buffer.capacity
+        for start in range(0, self.stack.n_rows, capacity):
+            part = order[:, start : start + capacity]
+            self.buffer.fill(part)
+            yield start, part.shape[1]
+
+    def _losses(self, start: int, n: int) -> np.ndarray:
+        """Sums of the losses of the rows in the buffer: (F, C)."""
+        buffer, loss = self.buffer, self.objective.loss
+        total = np.zeros((len(self.stack.lengths), self.n_candidates))
+        lengths = np.array(self.stack.lengths)
+        padded = start + n > lengths.min()
+        step = max(1, SERIAL_ENTRIES // (loss.n_outputs * len(total)))
+        for a in range(0, n, step):
+            rows = (slice(None), slice(a, min(a + step, n)))
+            y = torch.from_numpy(buffer.y[rows])
+            values = loss.value(buffer.logits[rows], y).numpy()
+            if buffer.weight is not None:
+                weight = buffer.weight[rows]
+                k = self.loss.n_outputs
+                values *= weight if weight.shape[2] == 1 else weight[:, :, ::k]
+            if padded:
+                here = np.arange(start + a, start + a + values.shape[1])
+                values *= (here < lengths[:, None])[:, :, None]
+            total += values.sum(axis=1, dtype=np.float64)
+        return total

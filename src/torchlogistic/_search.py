@@ -1,0 +1,346 @@
+"""Searches that train their candidates together.
+
+``BatchedGridSearchCV`` and ``BatchedRandomizedSearchCV`` are scikit-learn's searches:
+candidates, results, refit and metadata are theirs. What changes is where the scores of
+a candidate come from. Before scikit-learn asks for the first ones, all candidates are
+fitted, together where they can be, and scored. The search then runs over a stand-in
+for its estimator that has been through all that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from sklearn.base import clone
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.utils.validation import _check_method_params, indexable
+from tqdm import tqdm
+
+from ._plan import Plan, Scored, Work
+
+
+class StandIn:
+    """Stands in for the estimator while scikit-learn's search runs.
+
+    The search clones its estimator, sets the parameters of a candidate, fits and
+    scores. Here ``set_params`` moves to the candidate and split whose turn it is, and
+    ``fit`` has nothing left to do but raise what the real one raised.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The real one.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+        self.turns: Iterator[Scored] | None = iter(())
+
+    def __sklearn_clone__(self) -> Any:
+        # When all turns are taken the search refits, and wants the real one.
+        return self if self.turns is not None else clone(self.estimator)
+
+    def __sklearn_tags__(self) -> Any:
+        return self.estimator.__sklearn_tags__()
+
+    def get_metadata_routing(self) -> Any:
+        return self.estimator.get_metadata_routing()
+
+    def set_params(self, **params: Any) -> Self:
+        assert self.turns is not None
+        self.turn = next(self.turns)
+        return self
+
+    def fit(self, *args: Any, **kwargs: Any) -> Self:
+        if self.turn.error is not None:
+            raise self.turn.error
+        self.scores = iter((self.turn.test, self.turn.train))
+        return self
+
+
+class Recorded:
+    """A scorer that tells a stand-in's scores, in the order they are asked for."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer = scorer
+
+    def __call__(self, estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        scores = next(estimator.scores)
+        if isinstance(scores, Exception):
+            raise scores
+        return scores
+
+
+class RecordedMetrics(Recorded, _MultimetricScorer):
+    """The same for several metrics, as the class that scikit-learn looks for."""
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer = scorer
+        self._scorers = scorer._scorers
+
+
+class Splits:
+    """Splits that were drawn already."""
+
+    def __init__(self, splits: list[Any]) -> None:
+        self.splits = splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None, **kw: Any) -> list[Any]:
+        return self.splits
+
+
+class _BatchedSearch:
+    """What the batched searches add to those of scikit-learn."""
+
+    estimator: Any
+    n_jobs: int | None
+    _checked_cv_orig: Any
+    _scorer: Any
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Run the search.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        **params : dict
+            As in :meth:`sklearn.model_selection.GridSearchCV.fit`.
+
+        Returns
+        -------
+        self : object
+            With the attributes of scikit-learn's search.
+        """
+        if getattr(self, "_skl_callbacks", None):  # they watch each fit
+            return super().fit(X, y, **params)  # type: ignore[misc]
+        with self._standing_in(X, y, params):
+            super().fit(X, y, **params)  # type: ignore[misc]
+            scorer = self._scorer
+        self.scorer_ = getattr(scorer, "_scorers", scorer)
+        return self
+
+    @contextmanager
+    def _standing_in(self, X: Any, y: Any, params: dict[str, Any]) -> Iterator[None]:
+        """Put a stand-in where scikit-learn's search finds its estimator."""
+        before = set(vars(self))
+        real, n_jobs = self.estimator, self.n_jobs
+        self.estimator = self._stand_in = StandIn(real)
+        self._workers, self.n_jobs = n_jobs, 1  # what is left to do is quick
+        self._scored: list[Scored] = []
+        self._data = X, y, params
+        try:
+            yield
+        finally:
+            self.estimator, self.n_jobs = real, n_jobs
+            own = {"_stand_in", "_workers", "_scored", "_data", "_scorer"}
+            for name in own & (vars(self).keys() - before):
+                delattr(self, name)
+
+    def _get_scorers(self) -> Any:
+        stand_in = self.estimator
+        if not isinstance(stand_in, StandIn):
+            return super()._get_scorers()  # type: ignore[misc]
+        self.estimator = stand_in.estimator  # a scorer may keep it
+        try:
+            scorer, refit_metric = super()._get_scorers()  # type: ignore[misc]
+        finally:
+            self.estimator = stand_in
+        self._scorer = scorer
+        several = isinstance(scorer, _MultimetricScorer)
+        return RecordedMetrics(scorer) if several else Recorded(scorer), refit_metric
+
+    def _run_search(
+        self, evaluate_candidates: Any, *, callback_ctx: Any = None
+    ) -> None:
+        # scikit-learn < 1.9 knows no context.
+        kw = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
+        stand_in = getattr(self, "_stand_in", None)
+        if stand_in is None:
+            super()._run_search(evaluate_candidates, **kw)  # type: ignore[misc]
+            return
+
+        def evaluate(candidates: Any, cv: Any = None, *args: Any, **kw: Any) -> Any:
+            candidates = list(candidates)
+            scored, splits = self._evaluate(candidates, cv or self._checked_cv_orig)
+            stand_in.turns = iter(scored)
+            self._scored += scored
+            return evaluate_candidates(candidates, Splits(splits), *args, **kw)
+
+        super()._run_search(evaluate, **kw)  # type: ignore[misc]
+        stand_in.turns = None
+
+    def _evaluate(self, candidates: list[Any], cv: Any) -> tuple[list[Scored], Any]:
+        """Fit and score all candidates on all splits."""
+        X, y, params = self._data
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)  # type: ignore[attr-defined]
+        splits = list(cv.split(X, y, **routed.splitter.split))
+        estimators = [
+            clone(self._stand_in.estimator).set_params(**clone(candidate, safe=False))
+            for candidate in candidates
+        ]
+        work = Work(
+            X=X,
+            y=y,
+            splits=splits,
+            fit_params=dict(routed.estimator.fit),
+            score_params=dict(routed.scorer.score),
+            scorer=self._scorer,
+            train_score=self.return_train_score,  # type: ignore[attr-defined]
+        )
+        total = len(candidates) * len(splits)
+        quiet = self.verbose != 1  # type: ignore[attr-defined]
+        with tqdm(total=total, unit="fit", disable=quiet) as bar:
+            plan = Plan(estimators, work)
+            jobs = self._workers, self.pre_dispatch  # type: ignore[attr-defined]
+            return plan.run(*jobs, bar), splits
+
+    def _format_results(
+        self, candidates: Any, n_splits: int, out: Any, *args: Any
+    ) -> Any:
+        for one, scored in zip(out, getattr(self, "_scored", []), strict=False):
+            one["fit_time"], one["score_time"] = scored.fit_time, scored.score_time
+        return super()._format_results(  # type: ignore[misc]
+            candidates, n_splits, out, *args
+        )
+
+
+class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
+    """Grid search that trains its candidates together.
+
+    For a :class:`TorchLogisticClassifier`, or a ``Pipeline`` that ends in one, the same
+    results as :class:`sklearn.model_selection.GridSearchCV`, sooner. Parameters,
+    attributes and methods are the same, too.
+
+    Candidates that differ in ``lr``, ``alpha``, ``l1_ratio``, ``momentum``,
+    ``class_weight``, ``pos_weight`` and ``epochs`` only are trained in one run: they
+    see the same batches, so that their coefficients can be columns of one matrix, and
+    a run of 100 epochs passes through 10, 20 and 50 on its way. Small folds are trained
+    side by side. Transformers are fitted once for each fold. Other parameters cut the
+    grid into groups. What cannot be trained together is fitted one by one: estimators
+    with callbacks, early stopping, "lbfgs", "newton", optimizers without a rule of this
+    package, a ``random_state`` that is no int, another device than the CPU.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        A :class:`TorchLogisticClassifier` or a ``Pipeline`` that ends in one. Any other
+        estimator works as in scikit-learn's search.
+
+    param_grid : dict or list of dicts
+        Parameters and the values to try.
+
+    scoring : str, callable, list, tuple or dict, default=None
+        As in scikit-learn's search. A scorer of the user's own gets the fitted
+        pipeline; those of scikit-learn are called with its classifier and rows that
+        were transformed once.
+
+    n_jobs : int, default=None
+        Number of workers, among which groups and folds are spread.
+
+    refit : bool, str or callable, default=True
+        Whether, and by which metric, the best candidate is fitted on all rows.
+
+    cv : int, cross-validation generator or iterable, default=None
+        Splits; 5 stratified folds by default.
+
+    verbose : int, default=0
+        1 shows a progress bar over candidates and folds, more prints what
+        scikit-learn's search prints.
+
+    pre_dispatch : int or str, default='2*n_jobs'
+        Tasks that are sent to the workers ahead of time.
+
+    error_score : 'raise' or numeric, default=np.nan
+        Score of a candidate whose fit fails, for instance because it diverges. The
+        others are unharmed.
+
+    return_train_score : bool, default=False
+        Whether ``cv_results_`` has scores of the training rows.
+
+    Attributes
+    ----------
+    cv_results_ : dict of arrays
+        The fit time of a candidate is that of its run in equal shares.
+
+    best_estimator_, best_score_, best_params_, best_index_
+        The best candidate, fitted on all rows by itself.
+
+    scorer_, n_splits_, refit_time_, multimetric_
+        As in scikit-learn's search.
+
+    See Also
+    --------
+    BatchedRandomizedSearchCV : The same for candidates drawn at random.
+    sklearn.model_selection.GridSearchCV : One fit after the other.
+
+    Notes
+    -----
+    With an int as ``random_state`` the coefficients of each candidate are those of a
+    fit of its own, but for the rounding of another order of the same sums.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from torchlogistic import BatchedGridSearchCV, TorchLogisticClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> clf = TorchLogisticClassifier(random_state=0, device="cpu")
+    >>> grid = {
+    ...     "torchlogisticclassifier__lr": [0.01, 0.1],
+    ...     "torchlogisticclassifier__epochs": [5, 20],
+    ... }
+    >>> model = make_pipeline(StandardScaler(), clf)
+    >>> search = BatchedGridSearchCV(model, grid, scoring="roc_auc", cv=3).fit(X, y)
+    >>> search.best_params_["torchlogisticclassifier__lr"]
+    0.1
+    >>> search.cv_results_["mean_test_score"].round(3)
+    array([0.986, 0.995, 0.993, 0.995])
+    """
+
+
+class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
+    """Randomized search that trains its candidates together.
+
+    As :class:`BatchedGridSearchCV`, for candidates that are drawn from distributions.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        A :class:`TorchLogisticClassifier` or a ``Pipeline`` that ends in one.
+
+    param_distributions : dict or list of dicts
+        Parameters, and distributions or lists to draw from.
+
+    n_iter : int, default=10
+        Number of candidates.
+
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+        As in :class:`BatchedGridSearchCV`.
+
+    random_state : int, RandomState instance or None, default=None
+        Of the drawing.
+
+    See Also
+    --------
+    BatchedGridSearchCV : The same for all combinations of a grid.
+    sklearn.model_selection.RandomizedSearchCV : One fit after the other.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from torchlogistic import BatchedRandomizedSearchCV, TorchLogisticClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = TorchLogisticClassifier(random_state=0, device="cpu", epochs=30)
+    >>> drawn = {"lr": loguniform(1e-3, 1e-1), "alpha": [0.0, 1e-3]}
+    >>> search = BatchedRandomizedSearchCV(clf, drawn, n_iter=8, random_state=0)
+    >>> len(search.fit(X, y).cv_results_["params"])
+    8
+    """
