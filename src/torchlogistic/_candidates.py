@@ -31,7 +31,7 @@ from ._rows import Block, RandomStream, Rows
 from ._steps import InPlaceStep, Segment
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache.
-BUFFER_BYTES = 2**19
+BUFFER_BYTES = 2**20
 
 
 @dataclass
@@ -152,6 +152,7 @@ class Buffer:
     def __init__(self, stack: Stack, n_outputs: int) -> None:
         self.stack = stack
         n_folds, p = len(stack.lengths), stack.X.shape[1]
+        self.n_outputs = n_outputs
         row_bytes = n_folds * (p + 2 * n_outputs) * stack.X.itemsize
         batch = stack.batch_size
         n_batches = max(1, BUFFER_BYTES // (row_bytes * batch))
