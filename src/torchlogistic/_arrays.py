@@ -69,13 +69,8 @@ class NumpyNamespace:
         if out.flags.c_contiguous:
             # Its other modes buffer the result, to leave it alone if an index is bad.
             np.take(source, index, axis=0, out=out, mode="clip")
-            return
-        # torch starts threads of its own for larger pieces.
-        step = max(1, SERIAL_ENTRIES // max(1, out[0].size))
-        sources, indices, outs = map(torch.from_numpy, (source, index, out))
-        for start in range(0, len(out), step):
-            piece = slice(start, start + step)
-            torch.index_select(sources, 0, indices[piece], out=outs[piece])
+        else:  # rows with gaps: as one piece first, which is still in the cache then
+            out[...] = np.take(source, index, axis=0, mode="clip")
 
 
 def _mv(a: Tensor, b: Tensor, out: Tensor) -> None:

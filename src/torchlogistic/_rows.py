@@ -27,8 +27,8 @@ from ._threads import Team
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
 # The same for batches of which not even two fit: in the cache that the cores share.
 LARGE_CHUNK_BYTES = 2**22
-# Work on more bytes is shared by several threads.
-SHARED_BYTES = 2**18
+# Copies of more bytes are shared by several threads.
+SHARED_BYTES = 2**20
 DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
 
 
