@@ -10,10 +10,12 @@ depend on the number of threads, and so does the result not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,8 +106,9 @@ class PieceGradient:
 
 def cut(block: Block) -> list[Group]:
     """Cut a block into groups of pieces."""
-    if block.logits.device.type != "cpu":
-        return [Group(block, [block])]
+    if not isinstance(block.z, np.ndarray):
+        X = block.X[:, : block.n_features]  # a buffer on a device may have ones
+        return [Group(block, [replace(block, X=X, Xt=X.T)])]
     n_outputs = block.logits[0].numel()
     row_size = max(block.X.shape[1], n_outputs)
     entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES)

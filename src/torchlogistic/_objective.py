@@ -52,6 +52,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -233,8 +234,11 @@ class Objective:
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
         total: Any = 0
-        # In parts, for which torch starts no threads of its own.
-        step = SERIAL_ENTRIES // self.loss.n_outputs
+        # In parts, for which torch starts no threads of its own. A device takes all at
+        # once: there each part would cost the launch of several kernels.
+        on_device = not isinstance(block.y, np.ndarray)
+        step = len(block) if on_device else SERIAL_ENTRIES // self.loss.n_outputs
+        dtype = accumulator(block.logits) if on_device else None
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         y = block.targets
         for start in range(0, len(block), step):
@@ -242,7 +246,7 @@ class Objective:
             values = self.loss.value(block.logits[rows], y[rows])
             if weight is not None:
                 values.mul_(weight[rows])
-            total = total + values.sum()
+            total = total + values.sum(dtype=dtype)
         return total
 
     def mean_loss(self, block: Block) -> Tensor:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Array, Number, as_array, as_tensor, namespace
+from ._arrays import Array, Number, as_array, as_tensor, namespace, send
 from ._threads import Team
 
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
@@ -186,7 +187,7 @@ class Copier:
     def gather(self, index: Array, block: Block) -> None:
         """Copy rows of an index of shape (len(block),)."""
         n_rows, size = len(block), 1
-        if self.xp is namespace(torch.empty(0)) and block.X.nbytes > SHARED_BYTES:
+        if isinstance(block.X, np.ndarray) and block.X.nbytes > SHARED_BYTES:
             size = self.team.size
         step = -(-n_rows // size)
         targets = self._targets(block)
@@ -369,6 +370,8 @@ class Batches:
         """Batches where they lie in memory, each in the cache when it is reached."""
         batches, span = self._full.batches, self._full.span
         ahead = [partial(read, block.X) for block in batches[1:]]
+        if not isinstance(span.X, np.ndarray):
+            ahead = []  # a device would read X twice
         yield self.copier.team.ahead(batches, ahead), span
 
     def _copied(self, seed: int) -> Iterator[Visit]:
@@ -387,7 +390,7 @@ class Batches:
             yield start, self._full if whole else self._last
 
     def _permutation(self, seed: int) -> Array:
-        return as_array(self.stream.permutation(self.n_rows, seed).to(self.device))
+        return as_array(send(self.stream.permutation(self.n_rows, seed), self.device))
 
 
 def read(X: Array) -> None:
