@@ -9,6 +9,7 @@ depend on the number of threads, and so does the result not.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,8 @@ from ._threads import Team
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
 
+# Sums of the loss, its gradient and the residuals, with logits and residuals written.
+Kernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -58,6 +61,7 @@ class PieceGradient:
     def __init__(self, objective: Objective, team: Team) -> None:
         self.objective = objective
         self.team = team
+        self._failed = False  # whether the kernel could not be built
 
     def evaluate(self, block: Block, coef: Coefficients) -> Tensor:
         """Logits and residuals into a block, the gradient into ``coef``.
@@ -65,7 +69,11 @@ class PieceGradient:
         Returns the sum of the losses: ().
         """
         groups = block.groups = block.groups or cut(block)
-        sums = self.each(groups, partial(self._sums, coef=coef))
+        kernel = None if self._failed else find_kernel(groups[0].pieces[0])
+        if kernel is None:
+            sums = self.each(groups, partial(self._sums, coef=coef))
+        else:
+            sums = [self._kernel_sums(group, coef, kernel) for group in groups]
         weight, intercept = sums[0].weight, sums[0].intercept
         for part in sums[1:]:
             weight += part.weight
@@ -102,6 +110,42 @@ class PieceGradient:
         loss = objective.loss_sum(group.rows).to(wide)
         intercept = coef.xp.sum(group.rows.r, wide)
         return Sums(loss, weight, intercept)
+
+    def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
+        total: Any = None
+        try:
+            for piece in group.pieces:
+                sums = kernel(
+                    piece.X,
+                    piece.y,
+                    piece.weight,
+                    coef.weight,
+                    coef.intercept if coef.fit_intercept else None,
+                    logits=piece.logits,
+                    residual=piece.residual,
+                )
+                total = sums if total is None else [*map(torch.add, total, sums)]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton needs a C compiler to launch the first
+            self._failed = True
+            warnings.warn(
+                f"Triton could not build a kernel ({type(error).__name__}: {error}). "
+                "torch's products take its place; they read X twice.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return self._sums(group, coef)
+        return Sums(*total)
+
+
+def find_kernel(block: Block) -> Kernel | None:
+    """The kernel of :mod:`._triton`, if a block is one that it serves."""
+    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
+        return None
+    from ._triton import find_kernel  # half a second
+
+    return find_kernel(block.X)
 
 
 def cut(block: Block) -> list[Group]:
