@@ -16,7 +16,7 @@ GROUPS = [
     ["_rows"],
     ["_objective"],
     ["_gradient", "_rules", "_orthant"],
-    ["_steps", "_line_search"],
+    ["_steps", "_graphs", "_line_search"],
     ["_fullbatch"],
     ["_minibatch", "_lbfgs", "_newton"],
     ["_solvers"],

@@ -59,8 +59,6 @@ from torch import Tensor
 from ._arrays import (
     SERIAL_ENTRIES,
     Array,
-    Namespace,
-    Number,
     as_array,
     as_tensor,
     namespace,
@@ -272,11 +270,3 @@ class Objective:
         if coef.frozen[0]:
             g.zero_()
         return total
-
-    def shrink(self, weight: Array, step: Number, xp: Namespace) -> None:
-        """Proximal step of the L1 penalty after a gradient step of size ``step``.
-
-        The size is one number or, for rules that scale each coefficient, one each.
-        """
-        threshold = step * self.l1
-        weight -= xp.clip(weight, -threshold, threshold)

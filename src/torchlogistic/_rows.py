@@ -28,6 +28,9 @@ from ._threads import Team
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
 # The same for batches of which not even two fit: in the cache that the cores share.
 LARGE_CHUNK_BYTES = 2**22
+# Batches that a chunk may hold where their updates are recorded as one CUDA graph: so
+# many that its launch costs nothing, so few that it is soon recorded.
+CHUNK_BATCHES = {"cuda": 512}
 # Work on more bytes is shared by several threads.
 SHARED_BYTES = 2**18
 DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
@@ -334,6 +337,7 @@ class Batches:
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
         fitting //= self.batch_bytes
+        fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
         in_order = batch_size == n_rows or not shuffle
         if fitting > 1:  # small batches: copied into one buffer, many at a time
             capacity = min(fitting * batch_size, n_rows)

@@ -7,6 +7,7 @@ such vectors, so that it can be saved, loaded and watched as usual.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._arrays import Array, Number, as_array
+from ._arrays import Array, Namespace, Number, as_array
 from ._objective import Coefficients, Objective
 from ._rows import Block
 
@@ -41,7 +42,7 @@ class Segment:
 
 
 class InPlaceStep:
-    """Update by a rule of ours; abstract: a rule defines the five methods below.
+    """Update by a rule of ours; abstract: a rule defines the six methods below.
 
     The numbers of a rule stay the same for a fit, but for those that follow the number
     of steps or ``lr``. The attributes named in ``varying`` hold these: a recorded CUDA
@@ -59,8 +60,9 @@ class InPlaceStep:
     """
 
     counts = True  # whether the optimizer's state has the number of steps
-    varying: tuple[str, ...] = ("lr",)
+    varying: tuple[str, ...]
     follows_steps = False  # whether the varying numbers change from step to step
+    first_differs = False  # whether the first step is another function
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class InPlaceStep:
 
     def numbers(self, n_steps: int) -> tuple[float, ...]:
         """The varying numbers at the step that is the so manieth."""
-        return (self.rate,)
+        raise NotImplementedError
 
     def adjust(self, n_steps: int) -> None:
         """Set the varying numbers for that step, if they follow the steps."""
@@ -101,7 +103,7 @@ class InPlaceStep:
         raise NotImplementedError
 
     def reach(self, segment: Segment) -> Number:
-        """Length of the step that the rule gives to a lasting gradient of one.
+        """Length of the step that the rule gives to a lasting gradient of the L1 norm.
 
         Called after ``move``, for the same step; a number, or an array of the shape of
         the weight.
@@ -217,13 +219,26 @@ class InPlaceStep:
             gradient *= -1
         self.move(segment)
         if self.l1:
-            self.objective.shrink(segment.weight, self.reach(segment), self.xp)
+            shrink(segment.weight, self.reach(segment), self.xp)
 
     def constants(self) -> Any:
         """What an update depends on besides the tensors and the varying numbers."""
         group = self.optimizer.param_groups[0]
         fixed = {k: v for k, v in group.items() if k not in ("params", "lr")}
         return fixed, [p.requires_grad for p in group["params"]]
+
+
+def lasting(momentum: float) -> float:
+    """The sum of all powers of a momentum: how far it takes what goes on for ever."""
+    return 1 / (1 - momentum) if momentum != 1 else math.inf
+
+
+def shrink(weight: Array, threshold: Number, xp: Namespace) -> None:
+    """Proximal step of the L1 norm.
+
+    The threshold is one number or, for rules that scale each coefficient, one each.
+    """
+    weight -= xp.clip(weight, -threshold, threshold)
 
 
 class SGDStep(InPlaceStep):
@@ -236,16 +251,26 @@ class SGDStep(InPlaceStep):
     """
 
     counts = False
+    varying = ("lr", "length")
 
     def names(self, group: dict[str, Any]) -> list[str]:
         return ["momentum_buffer"] if group["momentum"] else []
 
     def read(self, group: dict[str, Any]) -> None:
-        self.has_momentum = bool(group["momentum"])
+        self.has_momentum = self.first_differs = bool(group["momentum"])
         self.momentum = self.number(group["momentum"])
         self.gain = self.number(1 - group["dampening"])
         self.nesterov = group["nesterov"]
         self.weight_decay = group["weight_decay"]
+        self.stretch = 1.0
+        if self.has_momentum:
+            self.stretch = (1 - group["dampening"]) * lasting(group["momentum"])
+            if self.nesterov:
+                self.stretch = 1 + group["momentum"] * self.stretch
+        self.length = self.number(self.numbers(1)[1])
+
+    def numbers(self, n_steps: int) -> tuple[float, ...]:
+        return self.rate, self.rate * self.stretch * self.objective.l1
 
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient
@@ -267,10 +292,7 @@ class SGDStep(InPlaceStep):
         values -= direction
 
     def reach(self, segment: Segment) -> Number:
-        if not self.has_momentum:
-            return self.lr
-        velocity = self.gain / (1 - self.momentum)
-        return self.lr * (1 + self.momentum * velocity if self.nesterov else velocity)
+        return self.length
 
 
 class AdamStep(InPlaceStep):
@@ -338,7 +360,8 @@ class AdamStep(InPlaceStep):
         values -= gradient
 
     def reach(self, segment: Segment) -> Number:
-        return self.xp.divide(self.scale, segment.scratch[: len(segment.weight)])
+        root = segment.scratch[: len(segment.weight)]
+        return self.xp.divide(self.scale, root) * self.objective.l1
 
 
 class RMSpropStep(InPlaceStep):
@@ -348,6 +371,8 @@ class RMSpropStep(InPlaceStep):
     ----------
     .. [1] G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012.
     """
+
+    varying = ("lr", "length")
 
     def names(self, group: dict[str, Any]) -> list[str]:
         return [
@@ -364,6 +389,11 @@ class RMSpropStep(InPlaceStep):
         self.momentum = self.number(group["momentum"])
         self.centered = group["centered"]
         self.weight_decay = group["weight_decay"]
+        self.stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
+        self.length = self.number(self.numbers(1)[1])
+
+    def numbers(self, n_steps: int) -> tuple[float, ...]:
+        return self.rate, self.rate * self.stretch
 
     def move(self, segment: Segment) -> None:
         gradient, values, root = segment.gradient, segment.values, segment.scratch
@@ -390,8 +420,8 @@ class RMSpropStep(InPlaceStep):
         values -= gradient
 
     def reach(self, segment: Segment) -> Number:
-        step = self.lr / (1 - self.momentum) if self.has_momentum else self.lr
-        return self.xp.divide(step, segment.scratch[: len(segment.weight)])
+        root = segment.scratch[: len(segment.weight)]
+        return self.xp.divide(self.length, root) * self.objective.l1
 
 
 class AdagradStep(InPlaceStep):
@@ -433,4 +463,5 @@ class AdagradStep(InPlaceStep):
         values -= gradient
 
     def reach(self, segment: Segment) -> Number:
-        return self.xp.divide(self.step, segment.scratch[: len(segment.weight)])
+        root = segment.scratch[: len(segment.weight)]
+        return self.xp.divide(self.step, root) * self.objective.l1
