@@ -157,3 +157,18 @@ def test_fits_equal_those_of_numpy(settings, n_classes, request, monkeypatch):
     clf.fit(X, y)
     np.testing.assert_allclose(clf.coef_, coef, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(clf.loss_curve_, losses, rtol=1e-9)
+
+
+def test_out_of_memory_says_what_to_do(monkeypatch):
+    X, y = make_classification(60, 4, random_state=0)
+    clf = TorchLogisticClassifier(device="cpu", random_state=0).fit(X, y)
+    before = dict(vars(clf))
+
+    def exhausted(self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(MiniBatch, "epoch", exhausted)
+    message = r"ran out of memory.*60 x 4 of float64: use a smaller batch_size, dtype="
+    with pytest.raises(torch.OutOfMemoryError, match=message):
+        clf.fit(X, y)
+    assert vars(clf) == before

@@ -19,6 +19,7 @@ from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows
 from torchlogistic._steps import make_optimizer
 from torchlogistic._threads import Team
+from torchlogistic._transfer import Transfer
 
 
 class Tape(TorchDispatchMode):
@@ -84,13 +85,16 @@ def recorder(monkeypatch):
     return recorder
 
 
-def make_solver(cls, arguments, n_classes=2, *, weighted=True, n_rows=75, **penalty):
+def make_solver(
+    cls, arguments, n_classes=2, *, weighted=True, transfer=None, **penalty
+):
+    n_rows = 75
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(n_rows, 4, generator=generator)
     labels = torch.randint(n_classes, (n_rows,), generator=generator)
     loss = make_loss(n_classes)
     weight = torch.rand(n_rows, generator=generator) if weighted else None
-    rows = Rows(X, loss.targets(labels, X.dtype), weight)
+    rows = Rows(X, loss.targets(labels, X.dtype), weight, transfer)
     coef = allocate_coefficients(rows, loss.n_outputs, fit_intercept=True)
     parameters = [torch.nn.Parameter(p) for p in coef.as_linear(coef.values)]
     optimizer = make_optimizer(cls, parameters, **{"lr": 0.05, **arguments})
@@ -216,6 +220,18 @@ def test_batches_that_somebody_watches_are_not_recorded(recorder, monkeypatch):
             both[1].update(block, lambda: None)
         assert_same(*both)
     assert recorder.n_recordings == 2
+
+
+@torch.no_grad()
+def test_rows_that_pass_through_the_device(recorder, monkeypatch):
+    """Each of the two buffers has recordings of its own."""
+    transfer = Transfer(torch.device("cpu"))
+    both = make_both(monkeypatch, Adam, {}, transfer=transfer)
+    for _ in range(4):
+        for run in both:
+            run.epoch()
+        assert_same(*both)
+    assert recorder.n_recordings == 3  # 30 and 30 and 15 rows
 
 
 @torch.no_grad()

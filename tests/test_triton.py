@@ -114,5 +114,5 @@ def test_without_a_compiler_torch_takes_over(monkeypatch):
 def test_only_for_binary_rows_on_a_cuda_device():
     block = view_block(make_rows(3, 2, weighted=False, dtype=torch.float32))
     assert (_gradient.find_kernel(block) is not None) == on_device
-    tall = torch.empty(3, _triton.MAX_FEATURES + 1)
-    assert _triton.find_kernel(tall) is None
+    too_many = _triton.MAX_FEATURES + 1
+    assert _triton.find_kernel(torch.device("cuda"), too_many) is None

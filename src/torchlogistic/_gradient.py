@@ -10,7 +10,7 @@ depend on the number of threads, and so does the result not.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -27,6 +27,7 @@ from ._threads import Team
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
+STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
 # Sums of the loss, its gradient and the residuals, with logits and residuals written.
 Kernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -101,7 +102,7 @@ class PieceGradient:
         objective, wide = self.objective, accumulator(coef.values)
         weight = as_array(torch.zeros_like(coef.weight, dtype=wide))
         product = as_array(torch.empty_like(coef.weight))
-        for piece in group.pieces:
+        for piece in on_device(group.pieces):
             objective.logits(piece, coef)
             objective.residual(piece)
             coef.product(piece.Xt, piece.r, product)
@@ -114,7 +115,7 @@ class PieceGradient:
     def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
         total: Any = None
         try:
-            for piece in group.pieces:
+            for piece in on_device(group.pieces):
                 sums = kernel(
                     piece.X,
                     piece.y,
@@ -139,20 +140,42 @@ class PieceGradient:
         return Sums(*total)
 
 
+def on_device(pieces: list[Block]) -> Iterable[Block]:
+    """Pieces with X where it is computed with, each until the next one is asked for."""
+    transfer = pieces[0].transfer
+    if transfer is None:
+        return pieces
+    arrived = transfer.pieces([as_tensor(piece.X) for piece in pieces])
+    pairs = zip(pieces, arrived, strict=True)
+    return (replace(piece, X=X, Xt=X.T, transfer=None) for piece, X in pairs)
+
+
+def write_logits(objective: Objective, block: Block, coef: Coefficients) -> Tensor:
+    """Write the logits of a block of any size into it."""
+    pieces = [block] if block.transfer is None else cut(block)[0].pieces
+    for piece in on_device(pieces):
+        objective.logits(piece, coef)
+    return block.logits
+
+
 def find_kernel(block: Block) -> Kernel | None:
     """The kernel of :mod:`._triton`, if a block is one that it serves."""
     if block.logits.device.type != "cuda" or block.logits.dim() > 1:
         return None
     from ._triton import find_kernel  # half a second
 
-    return find_kernel(block.X)
+    return find_kernel(block.logits.device, block.n_features)
 
 
 def cut(block: Block) -> list[Group]:
     """Cut a block into groups of pieces."""
     if not isinstance(block.z, np.ndarray):
         X = block.X[:, : block.n_features]  # a buffer on a device may have ones
-        return [Group(block, [replace(block, X=X, Xt=X.T)])]
+        whole = replace(block, X=X, Xt=X.T)
+        if block.transfer is None:
+            return [Group(block, [whole])]
+        row_bytes = block.n_features * block.logits.itemsize
+        return [Group(block, whole.split(max(1, STREAMED_BYTES // row_bytes)))]
     n_outputs = block.logits[0].numel()
     row_size = max(block.X.shape[1], n_outputs)
     entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES)
@@ -205,7 +228,7 @@ class FullGradient:
         def project(group: Group, span: slice) -> None:
             out = change[span]
             start = 0
-            for piece in group.pieces:
+            for piece in on_device(group.pieces):
                 coef.product(piece.X, along[:n], out[start : start + len(piece)])
                 start += len(piece)
             if coef.fit_intercept:

@@ -52,7 +52,7 @@ class MiniBatch:
         self.objective = objective
         self.batches = batches
         self.coef = coef
-        self.shared = batches.batch_bytes > SHARED_BYTES
+        self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
         gradient = self._shared_gradient if self.shared else objective.gradient
         self.step = make_step(objective, coef, optimizer, gradient)

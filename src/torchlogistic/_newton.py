@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ._arrays import as_array, as_tensor
 from ._fullbatch import FullBatch
+from ._gradient import on_device
 from ._line_search import Line, armijo_step, wolfe_step
 from ._objective import Coefficients, Objective, accumulator
 from ._orthant import minimise_quadratic
@@ -109,7 +110,7 @@ class Newton(FullBatch):
         H = torch.zeros(shape, dtype=self.wide, device=coef.values.device)
         sums = as_array(H)
         product = as_array(coef.values.new_empty((d, d)))
-        for piece in block.split(len(self._weighted)):
+        for piece in on_device(block.split(len(self._weighted))):
             A = self._weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:

@@ -153,7 +153,7 @@ def allocate_coefficients(
     """Zero coefficients for rows, on their device and of their dtype."""
     length = rows.X.shape[1] + fit_intercept
     shape = (length,) if n_outputs == 1 else (length, n_outputs)
-    values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.X.device)
+    values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.device)
     return Coefficients(values, fit_intercept=fit_intercept)
 
 

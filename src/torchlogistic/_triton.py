@@ -36,11 +36,11 @@ WARPS = 8
 TERMS = {4: 8, 8: 17}
 
 
-def find_kernel(X: Tensor) -> Any:
-    """:func:`loss_and_gradient` if it can be used for rows on a CUDA device."""
-    if triton is None or X.shape[1] > MAX_FEATURES or X.stride(1) != 1:
+def find_kernel(device: torch.device, n_features: int) -> Any:
+    """:func:`loss_and_gradient` if it serves so many features on a CUDA device."""
+    if triton is None or n_features > MAX_FEATURES:
         return None
-    old = torch.cuda.get_device_capability(X.device) < (8, 0)  # Triton serves no older
+    old = torch.cuda.get_device_capability(device) < (8, 0)  # Triton serves no older
     return None if old else loss_and_gradient
 
 
