@@ -23,14 +23,30 @@ Array = Any  # numpy.ndarray on the CPU, torch.Tensor elsewhere
 Number = Any  # one number, or an array that broadcasts over the last axis
 
 
+def for_numpy(tensor: Tensor) -> bool:
+    """Whether NumPy computes with a tensor; the only place where this is decided."""
+    return tensor.device.type == "cpu"
+
+
 def as_array(tensor: Tensor) -> Array:
     """The array with the memory of a tensor."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+    return tensor.numpy() if for_numpy(tensor) else tensor
 
 
 def as_tensor(array: Array) -> Tensor:
     """The tensor with the memory of an array."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a small tensor on a device, for which the host does not wait.
+
+    From pageable memory it would wait. The pinned memory is given back when the copy
+    is done, by torch's allocator.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class NumpyNamespace:
@@ -126,4 +142,4 @@ Namespace = type[NumpyNamespace] | type[TorchNamespace]
 
 def namespace(tensor: Tensor) -> Namespace:
     """The functions for arrays on the device of a tensor."""
-    return NumpyNamespace if tensor.device.type == "cpu" else TorchNamespace
+    return NumpyNamespace if for_numpy(tensor) else TorchNamespace
