@@ -43,6 +43,9 @@ class Slot:
         self.sent: Any = None  # event: the rows have left the host's buffers
         self.used: Any = None  # event: the device needs its copy no more
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "sent": None, "used": None}  # events cannot be copied
+
 
 # Writes rows into the host's room of a slot; returns how many.
 Fill = Callable[[Slot], int]
