@@ -17,8 +17,8 @@ from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block
-from ._rules import InPlaceStep
-from ._steps import Listener, make_step
+from ._rules import InPlaceStep, Listener
+from ._steps import make_step
 from ._threads import Team
 
 # A batch with more bytes of X is shared by several threads. For less, a step would

@@ -9,7 +9,7 @@ twenty times less than that of the device's memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,8 +47,9 @@ class Slot:
         return {**vars(self), "sent": None, "used": None}  # events cannot be copied
 
 
+S = TypeVar("S", bound=Slot)
 # Writes rows into the host's room of a slot; returns how many.
-Fill = Callable[[Slot], int]
+Fill = Callable[[S], int]
 
 
 class Transfer:
@@ -63,13 +64,15 @@ class Transfer:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pinned = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.pinned else None
+        self._stream: Any = None
+        if self.pinned:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._slots: list[Slot] = []  # of :meth:`pieces`
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Transfer, (self.device,)  # without streams and buffers
 
-    def run(self, slots: Sequence[Slot], fills: Iterable[Fill]) -> Iterator[Slot]:
+    def run(self, slots: Sequence[S], fills: Iterable[Fill[S]]) -> Iterator[S]:
         """Fill slots in turn, and yield each when its rows are about to arrive.
 
         What is started on the device before the next one is asked for may use it.
@@ -115,7 +118,7 @@ class Transfer:
         if room[0] < n_rows or room[1] != width:
             self._slots = [self._allocate(n_rows, sources[0]) for _ in range(2)]
 
-        def copy(source: Tensor) -> Fill:
+        def copy(source: Tensor) -> Fill[Slot]:
             def fill(slot: Slot) -> int:
                 slot.host[0][: len(source)].copy_(source)
                 return len(source)
