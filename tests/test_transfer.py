@@ -167,6 +167,9 @@ def test_copies_have_no_buffers():
     for other in (copy.deepcopy(transfer), pickle.loads(pickle.dumps(transfer))):
         assert other.device == CPU
         assert not other._slots
+    slot = Slot([torch.rand(2)], [torch.rand(2)])
+    slot.sent = slot.used = (n for n in "ab")  # no more to be copied than an event
+    assert copy.deepcopy(slot).sent is None
 
 
 def test_fits(monkeypatch):

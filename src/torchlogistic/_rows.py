@@ -68,10 +68,9 @@ class Rows:
 
     def every(self, step: int) -> Rows:
         """Every so manieth row, on that device."""
-        X, y = (tensor[::step].to(self.device) for tensor in (self.X, self.y))
-        if self.weight is None:
-            return Rows(X, y)
-        return Rows(X, y, self.weight[::step].to(self.device))
+        X, y = (t[::step].to(self.device) for t in (self.X, self.y))
+        weight = self.weight
+        return Rows(X, y, None if weight is None else weight[::step].to(self.device))
 
 
 @dataclass(slots=True)
@@ -464,8 +463,8 @@ class Batches:
         if self.shuffle:
             order = as_array(self.stream.permutation(self.n_rows, seed))
 
-        def collect(start: int) -> Fill:
-            def fill(lane: Any) -> int:
+        def collect(start: int) -> Fill[Lane]:
+            def fill(lane: Lane) -> int:
                 stop = min(start + self._starts.step, self.n_rows)
                 host = lane.source[0 : stop - start]
                 if order is None:

@@ -43,10 +43,13 @@ class Slot:
         self.sent: Any = None  # event: the rows have left the host's buffers
         self.used: Any = None  # event: the device needs its copy no more
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "sent": None, "used": None}  # events cannot be copied
+
 
 S = TypeVar("S", bound=Slot)
 # Writes rows into the host's room of a slot; returns how many.
-Fill = Callable[[Slot], int]
+Fill = Callable[[S], int]
 
 
 class Transfer:
@@ -69,7 +72,7 @@ class Transfer:
     def __reduce__(self) -> tuple[Any, ...]:
         return Transfer, (self.device,)  # without streams and buffers
 
-    def run(self, slots: Sequence[S], fills: Iterable[Fill]) -> Iterator[S]:
+    def run(self, slots: Sequence[S], fills: Iterable[Fill[S]]) -> Iterator[S]:
         """Fill slots in turn, and yield each when its rows are about to arrive.
 
         What is started on the device before the next one is asked for may use it.
@@ -115,7 +118,7 @@ class Transfer:
         if room[0] < n_rows or room[1] != width:
             self._slots = [self._allocate(n_rows, sources[0]) for _ in range(2)]
 
-        def copy(source: Tensor) -> Fill:
+        def copy(source: Tensor) -> Fill[Slot]:
             def fill(slot: Slot) -> int:
                 slot.host[0][: len(source)].copy_(source)
                 return len(source)

@@ -400,16 +400,15 @@ def to_rows(
     the memory of the device stay on the host.
     """
     rows = weighting.drop_weightless(rows)
-    weight = weighting(rows.y, rows.sample_weight)
+    weights = weighting(rows.y, rows.sample_weight)
     transfer = None
     if not fits(device, _training_bytes(rows.X, loss.n_outputs)):
         transfer = Transfer(device)
         device = torch.device("cpu")
     X = as_tensor(rows.X, device)
     y = loss.targets(as_tensor(rows.y, device), X.dtype)
-    if weight is None:
-        return Rows(X, y, None, transfer)
-    return Rows(X, y, as_tensor(weight, device).to(X.dtype), transfer)
+    weight = None if weights is None else as_tensor(weights, device).to(X.dtype)
+    return Rows(X, y, weight, transfer)
 
 
 def _training_bytes(X: np.ndarray, n_outputs: int) -> int:
