@@ -8,6 +8,9 @@ from sklearn.preprocessing import StandardScaler
 
 matplotlib.use("Agg")
 
+# Scripts that import one another and optional packages; test_benchmarks.py runs them.
+collect_ignore = ["benchmarks"]
+
 
 class Chapter:
     """The chapter's data: 80 rows to train on, 20 to validate, scaled."""
