@@ -13,6 +13,9 @@ matplotlib.use("Agg")
 if not torch.cuda.is_available():  # read when Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Scripts that import one another and optional packages; test_benchmarks.py runs them.
+collect_ignore = ["benchmarks"]
+
 
 class Chapter:
     """The chapter's data: 80 rows to train on, 20 to validate, scaled."""

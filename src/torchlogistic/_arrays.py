@@ -143,3 +143,26 @@ Namespace = type[NumpyNamespace] | type[TorchNamespace]
 def namespace(tensor: Tensor) -> Namespace:
     """The functions for arrays on the device of a tensor."""
     return NumpyNamespace if for_numpy(tensor) else TorchNamespace
+
+
+# Systems of more equations are solved by torch on the CPU too: its factor serves twice.
+SMALL_SYSTEM = 2000
+
+
+def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
+    """Solve ``H x = b`` by a Cholesky factor; None if H is not positive definite.
+
+    Small systems on the CPU by NumPy, whose BLAS made H: torch's threads and those of
+    that BLAS spin while they wait, and would keep each other from the cores.
+    """
+    if H.device.type == "cpu" and len(H) <= SMALL_SYSTEM:
+        try:
+            L = np.linalg.cholesky(H.numpy())
+            x = np.linalg.solve(L.T, np.linalg.solve(L, b.numpy()))
+        except np.linalg.LinAlgError:
+            return None
+        return torch.from_numpy(x)
+    factor, failed = torch.linalg.cholesky_ex(H)
+    if failed.item():
+        return None
+    return torch.cholesky_solve(b[:, None], factor).squeeze(1)

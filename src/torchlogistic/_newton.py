@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import as_array, as_tensor
+from ._arrays import as_array, as_tensor, solve_definite
 from ._fullbatch import FullBatch
 from ._gradient import on_device
 from ._line_search import Line, armijo_step, wolfe_step
@@ -156,9 +156,8 @@ class Newton(FullBatch):
             damped = H + damping * scale * torch.eye(
                 len(H), dtype=H.dtype, device=H.device
             )
-            factor, failed = torch.linalg.cholesky_ex(damped)
-            step = torch.cholesky_solve(-gradient.reshape(-1, 1), factor)
-            if not failed.item() and torch.isfinite(step).all():
+            step = solve_definite(damped, -gradient.flatten())
+            if step is not None and torch.isfinite(step).all():
                 # Less next time: damping slows the last steps.
                 self.damping = damping / 10 if damping > 1e-14 else 0.0
                 return damped, step.view(gradient.shape)
