@@ -112,11 +112,17 @@ class Bench:
         scorers = getattr(work.scorer, "_scorers", {"": work.scorer}).values()
         known = all(isinstance(s, _BaseScorer | _PassthroughScorer) for s in scorers)
         self.lean = known and not work.score_params
+        self.checked = False
         if self.lean:
             rows = [work.test(estimator, split)]
             if work.train_score:
                 rows.append(work.train(estimator, split)[:2])
-            self.rows = [(X if head is None else head.transform(X), y) for X, y in rows]
+            try:
+                self.rows = [
+                    (X if head is None else head.transform(X), y) for X, y in rows
+                ]
+            except Exception:  # each pipeline will say what is wrong
+                self.lean = False
 
     def score(self, estimator: Any, scored: Scored) -> None:
         if not self.lean:
@@ -125,8 +131,10 @@ class Bench:
         classifier = head_and_classifier(estimator)[1]
         start = time.perf_counter()
         scores: list[Any] = []
-        # The metrics' parameters are the scorer's own, the same for each candidate.
-        with config_context(skip_parameter_validation=True):
+        # The metrics' parameters are the scorer's own, the same for each candidate:
+        # it is enough to validate them once.
+        skip = self.checked or get_config()["skip_parameter_validation"]
+        with config_context(skip_parameter_validation=skip):
             for X, y in self.rows:
                 try:
                     scores.append(self.work.scorer(classifier, X, y))
@@ -134,6 +142,13 @@ class Bench:
                     scores.append(error)
         scored.score_time = (time.perf_counter() - start) / len(scores)
         scored.test, scored.train = scores[0], scores[-1]
+        self.checked = not any(map(has_failed, scores))
+
+
+def has_failed(score: Any) -> bool:
+    """Whether a scorer raised; several metrics report that as a text."""
+    parts = score.values() if isinstance(score, dict) else [score]
+    return any(isinstance(part, Exception | str) for part in parts)
 
 
 def head_and_classifier(estimator: Any) -> tuple[Pipeline | None, Any]:
@@ -168,7 +183,9 @@ def weight_of(estimator: Any, fit_params: dict[str, Any]) -> tuple[bool, Any]:
 def group_key(estimator: Any) -> str | None:
     """What estimators that are fitted together have in common; None for loners."""
     head, classifier = head_and_classifier(estimator)
-    if not can_join(classifier):
+    parts = [estimator] if head is None else [estimator, *head.named_steps.values()]
+    watched = any(getattr(part, "_skl_callbacks", None) for part in parts)
+    if watched or not can_join(classifier):
         return None
     shared = classifier.get_params(deep=False)
     for name in DIFFERING:
@@ -261,9 +278,12 @@ class Plan:
         self.alone: list[int] = []
         for i, estimator in enumerate(estimators):
             key = group_key(estimator)
-            if key is None or not weight_of(estimator, work.fit_params)[0]:
+            simple, weight = weight_of(estimator, work.fit_params)
+            if key is None or not simple:
                 self.alone.append(i)
             else:
+                # Of two classifiers, one may have asked for the weights only.
+                key += f" {weight is None}"
                 self.groups.setdefault(key, []).append(i)
 
     def run(self, n_jobs: int | None, pre_dispatch: Any, bar: Any) -> list[Scored]:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from sklearn.base import clone
+from sklearn.base import _fit_context, clone
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
-from sklearn.utils.validation import _check_method_params, indexable
+from sklearn.utils.validation import indexable
 from tqdm import tqdm
 
 from ._plan import Plan, Scored, Work
@@ -38,6 +38,7 @@ class StandIn:
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
         self.turns: Iterator[Scored] | None = iter(())
+        self.traces: dict[int, Any] = {}
 
     def __sklearn_clone__(self) -> Any:
         # When all turns are taken the search refits, and wants the real one.
@@ -46,17 +47,17 @@ class StandIn:
     def __sklearn_tags__(self) -> Any:
         return self.estimator.__sklearn_tags__()
 
-    def get_metadata_routing(self) -> Any:
-        return self.estimator.get_metadata_routing()
-
     def set_params(self, **params: Any) -> Self:
         assert self.turns is not None
         self.turn = next(self.turns)
         return self
 
     def fit(self, *args: Any, **kwargs: Any) -> Self:
-        if self.turn.error is not None:
-            raise self.turn.error
+        error = self.turn.error
+        if error is not None:
+            # Candidates may share it, and each raise would lengthen its traceback.
+            trace = self.traces.setdefault(id(error), error.__traceback__)
+            raise error.with_traceback(trace)
         self.scores = iter((self.turn.test, self.turn.train))
         return self
 
@@ -99,7 +100,9 @@ class _BatchedSearch:
     n_jobs: int | None
     _checked_cv_orig: Any
     _scorer: Any
+    _routed: Any
 
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search.
 
@@ -115,40 +118,68 @@ class _BatchedSearch:
         self : object
             With the attributes of scikit-learn's search.
         """
-        if getattr(self, "_skl_callbacks", None):  # they watch each fit
+        own_search = type(self)._run_search is _BatchedSearch._run_search
+        # Callbacks watch each fit.
+        if not own_search or getattr(self, "_skl_callbacks", None):
             return super().fit(X, y, **params)  # type: ignore[misc]
-        with self._standing_in(X, y, params):
+        with self._standing_in(X, y):
             super().fit(X, y, **params)  # type: ignore[misc]
             scorer = self._scorer
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return self
 
     @contextmanager
-    def _standing_in(self, X: Any, y: Any, params: dict[str, Any]) -> Iterator[None]:
+    def _standing_in(self, X: Any, y: Any) -> Iterator[None]:
         """Put a stand-in where scikit-learn's search finds its estimator."""
         before = set(vars(self))
         real, n_jobs = self.estimator, self.n_jobs
         self.estimator = self._stand_in = StandIn(real)
         self._workers, self.n_jobs = n_jobs, 1  # what is left to do is quick
         self._scored: list[Scored] = []
-        self._data = X, y, params
+        self._data = X, y
         try:
             yield
         finally:
             self.estimator, self.n_jobs = real, n_jobs
-            own = {"_stand_in", "_workers", "_scored", "_data", "_scorer"}
+            own = {"_stand_in", "_workers", "_scored", "_data", "_scorer", "_routed"}
             for name in own & (vars(self).keys() - before):
                 delattr(self, name)
 
-    def _get_scorers(self) -> Any:
-        stand_in = self.estimator
-        if not isinstance(stand_in, StandIn):
-            return super()._get_scorers()  # type: ignore[misc]
-        self.estimator = stand_in.estimator  # a scorer may keep it
+    @contextmanager
+    def _unmasked(self) -> Iterator[bool]:
+        """Put the real estimator back for a while; yields whether it was replaced."""
+        estimator = self.estimator
+        masked = isinstance(estimator, StandIn)
+        if masked:
+            self.estimator = estimator.estimator
         try:
-            scorer, refit_metric = super()._get_scorers()  # type: ignore[misc]
+            yield masked
         finally:
-            self.estimator = stand_in
+            self.estimator = estimator
+
+    def get_metadata_routing(self) -> Any:
+        """Get the metadata routing of the search: that of scikit-learn's search.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        with self._unmasked():
+            return super().get_metadata_routing()  # type: ignore[misc]
+
+    def _check_scorers_accept_sample_weight(self) -> Any:
+        with self._unmasked():
+            return super()._check_scorers_accept_sample_weight()  # type: ignore[misc]
+
+    def _get_routed_params_for_fit(self, params: Any) -> Any:
+        self._routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
+        return self._routed
+
+    def _get_scorers(self) -> Any:
+        with self._unmasked() as masked:  # a scorer may keep the estimator
+            scorer, refit_metric = super()._get_scorers()  # type: ignore[misc]
+        if not masked:
+            return scorer, refit_metric
         self._scorer = scorer
         several = isinstance(scorer, _MultimetricScorer)
         return RecordedMetrics(scorer) if several else Recorded(scorer), refit_metric
@@ -175,11 +206,11 @@ class _BatchedSearch:
 
     def _evaluate(self, candidates: list[Any], cv: Any) -> tuple[list[Scored], Any]:
         """Fit and score all candidates on all splits."""
-        X, y, params = self._data
-        X, y = indexable(X, y)
-        params = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(params)  # type: ignore[attr-defined]
+        X, y = indexable(*self._data)
+        routed = self._routed
         splits = list(cv.split(X, y, **routed.splitter.split))
+        if not splits or not candidates:
+            return [], splits  # scikit-learn's search says what is missing
         estimators = [
             clone(self._stand_in.estimator).set_params(**clone(candidate, safe=False))
             for candidate in candidates
