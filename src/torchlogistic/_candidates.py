@@ -31,7 +31,7 @@ from ._rows import Block, RandomStream, Rows
 from ._steps import InPlaceStep, Segment
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache.
-BUFFER_BYTES = 2**19
+BUFFER_BYTES = 2**20
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Settings:
     ----------
     seed, batch_size : int
     shuffle, fit_intercept : bool
+    validation : bool
+        Whether a validation loader is iterated too; see :class:`._rows.RandomStream`.
     rule : type
         Of :mod:`._steps`.
     optimizer : torch.optim.Optimizer
@@ -54,6 +56,7 @@ class Settings:
     batch_size: int
     shuffle: bool
     fit_intercept: bool
+    validation: bool
     rule: type[InPlaceStep]
     optimizer: Any
     numbers: dict[str, np.ndarray]
@@ -102,6 +105,7 @@ class Stack:
         self.lengths = [len(fold) for fold in folds]
         self.n_rows = max(self.lengths)
         self.batch_size = min(settings.batch_size, self.n_rows)
+        self.n_batches = -(-self.n_rows // self.batch_size)
         self.settings = settings
         self.stream = RandomStream(settings.seed)
         ends = np.cumsum([0, *self.lengths])
@@ -123,7 +127,9 @@ class Stack:
 
     def epoch_order(self) -> np.ndarray:
         """Numbers of the rows in the order of an epoch: (F, n_rows)."""
-        seed = self.stream.epoch_seed(shuffle=self.settings.shuffle, validation=False)
+        seed = self.stream.epoch_seed(
+            shuffle=self.settings.shuffle, validation=self.settings.validation
+        )
         order = np.full((len(self.lengths), self.n_rows), self.nothing)
         known: dict[int, np.ndarray] = {}
         for fold, (n, offset) in enumerate(
@@ -146,6 +152,7 @@ class Buffer:
     def __init__(self, stack: Stack, n_outputs: int) -> None:
         self.stack = stack
         n_folds, p = len(stack.lengths), stack.X.shape[1]
+        self.n_outputs = n_outputs
         row_bytes = n_folds * (p + 2 * n_outputs) * stack.X.itemsize
         batch = stack.batch_size
         n_batches = max(1, BUFFER_BYTES // (row_bytes * batch))
@@ -283,6 +290,27 @@ class CandidateRun:
             )
         ]
         return step
+
+    def mean_losses(self, rows: Rows, fold: int, values: Array) -> np.ndarray:
+        """Mean losses of all candidates on some rows of a fold: (C,).
+
+        Parameters
+        ----------
+        rows : Rows
+            With targets and weights as in the stack.
+        fold : int
+        values : array of the shape of the coefficients
+        """
+        n, k = self.coef.n_features, self.loss.n_outputs
+        z = rows.X.numpy() @ values[fold][:n]
+        if self.coef.fit_intercept:
+            z += values[fold][n]
+        losses = self.objective.loss.value(torch.from_numpy(z), rows.y)
+        if rows.weight is not None:
+            weight = rows.weight
+            losses *= weight if weight.shape[1] == 1 else weight[:, ::k]
+        means: np.ndarray = losses.numpy().mean(axis=0, dtype=np.float64)
+        return means
 
     def epoch(self) -> Array:
         """One pass over the rows; returns the mean loss of each model: (F, C)."""

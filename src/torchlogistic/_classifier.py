@@ -25,6 +25,7 @@ from ._callbacks import (
     sklearn_callbacks,
 )
 from ._net import linear_module
+from ._prediction import linear_logits
 from ._solvers import SOLVERS
 from ._training import Task, train, undisturbed
 from ._validation import (
@@ -40,8 +41,6 @@ from ._validation import (
     hold_out,
 )
 from ._weighting import drop_weightless
-
-PREDICTION_ROWS = 8192  # rows of a float32 X converted at a time
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -514,14 +513,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """
         check_is_fitted(self)
         X = check_features(self, X, [np.float64, np.float32], reset=False)
-        coef = np.asarray(self.coef_, dtype=np.float64).T
-        z = np.empty((len(X), coef.shape[1]))
-        # A float32 X becomes float64 a piece at a time, not as a second X.
-        step = len(X) if X.dtype == np.float64 else PREDICTION_ROWS
-        for start in range(0, len(X), step):
-            piece = slice(start, start + step)
-            np.dot(X[piece].astype(np.float64, copy=False), coef, out=z[piece])
-        z += np.asarray(self.intercept_, dtype=np.float64)
+        z = linear_logits(X, self.coef_, self.intercept_)
         return z[:, 0] if len(self.classes_) == 2 else z
 
     def predict(self, X: Any) -> np.ndarray:
@@ -555,7 +547,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         z = self.decision_function(X)
         if z.ndim == 2:
             return softmax(z, axis=1)
-        return np.column_stack([expit(-z), expit(z)])
+        p = np.empty((len(z), 2))
+        expit(z, out=p[:, 1])
+        expit(-z, out=p[:, 0])  # keeps the digits that 1 - p would cancel
+        return p
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the probabilities; finite for any finite logit.

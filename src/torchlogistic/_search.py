@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 from sklearn.base import _fit_context, clone
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
-from sklearn.utils.validation import indexable
+from sklearn.utils import get_tags
+from sklearn.utils.validation import _num_samples, indexable
 from tqdm import tqdm
 
 from ._plan import Plan, Scored, Work
@@ -33,19 +35,23 @@ class StandIn:
     ----------
     estimator : estimator
         The real one.
+    X, y : data
     """
 
-    def __init__(self, estimator: Any) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any) -> None:
         self.estimator = estimator
+        self.X, self.y = X, y
         self.turns: Iterator[Scored] | None = iter(())
         self.traces: dict[int, Any] = {}
 
     def __sklearn_clone__(self) -> Any:
-        # When all turns are taken the search refits, and wants the real one.
-        return self if self.turns is not None else clone(self.estimator)
+        # When all turns are taken the search refits.
+        return self if self.turns is not None else Refit(self)
 
     def __sklearn_tags__(self) -> Any:
-        return self.estimator.__sklearn_tags__()
+        tags = get_tags(self.estimator)
+        tags.input_tags.pairwise = False  # what scikit-learn gets has no rows to cut
+        return tags
 
     def set_params(self, **params: Any) -> Self:
         assert self.turns is not None
@@ -59,6 +65,22 @@ class StandIn:
             trace = self.traces.setdefault(id(error), error.__traceback__)
             raise error.with_traceback(trace)
         self.scores = iter((self.turn.test, self.turn.train))
+        return self
+
+
+class Refit:
+    """Stands in for the best estimator, which it fits on the real rows."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self.stand_in = stand_in
+
+    def set_params(self, **params: Any) -> Self:
+        self.real = clone(self.stand_in.estimator).set_params(**params)
+        return self
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        given = () if y is None else (self.stand_in.y,)
+        self.real.fit(self.stand_in.X, *given, **params)
         return self
 
 
@@ -98,6 +120,8 @@ class _BatchedSearch:
 
     estimator: Any
     n_jobs: int | None
+    refit: Any
+    best_estimator_: Any
     _checked_cv_orig: Any
     _scorer: Any
     _routed: Any
@@ -122,10 +146,15 @@ class _BatchedSearch:
         # Callbacks watch each fit.
         if not own_search or getattr(self, "_skl_callbacks", None):
             return super().fit(X, y, **params)  # type: ignore[misc]
+        X, y = indexable(X, y)
         with self._standing_in(X, y):
-            super().fit(X, y, **params)  # type: ignore[misc]
+            # scikit-learn would copy rows for each candidate and split: it gets others.
+            rows = np.broadcast_to(np.uint8(0), (_num_samples(X), 1))
+            super().fit(rows, y, **params)  # type: ignore[misc]
             scorer = self._scorer
         self.scorer_ = getattr(scorer, "_scorers", scorer)
+        if self.refit and hasattr(self.best_estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.best_estimator_.feature_names_in_
         return self
 
     @contextmanager
@@ -133,15 +162,17 @@ class _BatchedSearch:
         """Put a stand-in where scikit-learn's search finds its estimator."""
         before = set(vars(self))
         real, n_jobs = self.estimator, self.n_jobs
-        self.estimator = self._stand_in = StandIn(real)
+        self.estimator = self._stand_in = StandIn(real, X, y)
         self._workers, self.n_jobs = n_jobs, 1  # what is left to do is quick
         self._scored: list[Scored] = []
-        self._data = X, y
         try:
             yield
         finally:
             self.estimator, self.n_jobs = real, n_jobs
-            own = {"_stand_in", "_workers", "_scored", "_data", "_scorer", "_routed"}
+            best = getattr(self, "best_estimator_", None)
+            if isinstance(best, Refit):
+                self.best_estimator_ = best.real
+            own = {"_stand_in", "_workers", "_scored", "_scorer", "_routed"}
             for name in own & (vars(self).keys() - before):
                 delattr(self, name)
 
@@ -206,8 +237,7 @@ class _BatchedSearch:
 
     def _evaluate(self, candidates: list[Any], cv: Any) -> tuple[list[Scored], Any]:
         """Fit and score all candidates on all splits."""
-        X, y = indexable(*self._data)
-        routed = self._routed
+        X, y, routed = self._stand_in.X, self._stand_in.y, self._routed
         splits = list(cv.split(X, y, **routed.splitter.split))
         if not splits or not candidates:
             return [], splits  # scikit-learn's search says what is missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from ._validation import (
     check_seed,
     check_training_rows,
     find_classes,
+    hold_out,
 )
 from ._weighting import Weighting, drop_weightless
 
@@ -40,6 +42,7 @@ STACKED_BYTES = 2**25
 # Candidates are trained in slices if their coefficients and logits need more bytes.
 SLICE_BYTES = 2**28
 CHECKED_ROWS = 1000
+NAMES = {"train": "loss", "valid": "validation loss"}
 
 Outcome = TorchLogisticClassifier | Exception
 
@@ -64,6 +67,7 @@ class Prepared:
     """A validated fold."""
 
     rows: Labelled
+    held: Labelled | None  # rows to validate on
     classes: np.ndarray
     seen: dict[str, Any]  # attributes that validation gives an estimator
 
@@ -80,7 +84,6 @@ def can_join(clf: Any) -> bool:
     plain = not (
         clf.callbacks
         or clf.warm_start
-        or clf.early_stopping
         or clf.verbose
         or getattr(clf, "_skl_callbacks", None)
     )
@@ -185,7 +188,11 @@ def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
     rows = drop_weightless(rows)
     classes = find_classes(rows.y)
     seen = {k: v for k, v in vars(clf).items() if k.endswith("_")}
-    return Prepared(rows.encoded(classes), classes, seen)
+    rows, held = rows.encoded(classes), None
+    if clf.early_stopping:
+        seed = check_seed(clf.random_state)
+        rows, held = hold_out(rows, classes, clf.validation_fraction, seed)
+    return Prepared(rows, held, classes, seen)
 
 
 class Joint:
@@ -209,10 +216,22 @@ class Joint:
         self.batch_size = check_batch_size(first.batch_size, len(folds[0].rows.y))
         self.weightings = [[weighting_of(clf, f) for clf in classifiers] for f in folds]
         # Classifiers that differ in epochs only are moments of one column.
-        keys = [str([getattr(clf, name) for name in VECTORS]) for clf in classifiers]
+        keys = [str(self._numbers(clf)) for clf in classifiers]
         self.columns = list(dict.fromkeys(keys))
         self.column_of = [self.columns.index(key) for key in keys]
         self.leaders = [keys.index(key) for key in self.columns]
+
+    def _numbers(self, clf: TorchLogisticClassifier) -> list[Any]:
+        """What a column depends on. Ties of candidates that are the same stay ties."""
+        uses_momentum = "momentum" in self.arguments[0]
+        return [
+            clf.lr,
+            clf.alpha * (1 - clf.l1_ratio),
+            clf.alpha * clf.l1_ratio,
+            clf.momentum if uses_momentum else None,
+            clf.class_weight,
+            clf.pos_weight,
+        ]
 
     def fit(self) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
@@ -232,11 +251,11 @@ class Joint:
         ]
         run = self._make_run(columns)
         record = Record(self, run, columns)
-        for epoch in range(max(self.classifiers[i].epochs for i in members) + 1):
-            if epoch:
+        last = max(self.classifiers[i].epochs for i in members)
+        for epoch in range(last + 1):
+            if epoch and not record.all_stopped:
                 start = time.perf_counter()
-                losses = run.epoch()
-                record.add(losses, time.perf_counter() - start)
+                record.add(run.epoch(), start)
             due = [i for i in members if self.classifiers[i].epochs == epoch]
             if due:
                 record.take(due, found)
@@ -263,45 +282,87 @@ class Joint:
                 batch_size=self.batch_size,
                 shuffle=self.first.shuffle,
                 fit_intercept=self.first.fit_intercept,
+                validation=self.first.early_stopping,
                 rule=rule,
                 optimizer=optimizer,
                 numbers=numbers,
             ),
         )
 
-    def weights_of(self, fold: int, column: int) -> np.ndarray | None:
-        rows = self.folds[fold].rows
-        weighting = self.weightings[fold][self.leaders[column]]
-        return weighting(rows.y, rows.sample_weight)
+    def weights_of(self, fold: int, column: int, rows: Labelled) -> np.ndarray | None:
+        return self.weightings[fold][self.leaders[column]](rows.y, rows.sample_weight)
 
-    def rows_of(self, fold: int, columns: range, most: int | None = None) -> Rows:
+    def rows_of(
+        self,
+        fold: int,
+        columns: range,
+        *,
+        most: int | None = None,
+        held: Labelled | None = None,
+    ) -> Rows:
         """Rows with targets and weights that broadcast over candidates.
 
-        At most so many rows, spread over all, if ``most`` is given.
+        Those of the fold, at most so many of them if ``most`` is given, spread over
+        all; or others that were held out.
         """
-        labelled, k = self.folds[fold].rows, self.loss.n_outputs
-        every = slice(None, None, -(-len(labelled.y) // (most or len(labelled.y))))
+        labelled = held or self.folds[fold].rows
+        k, n = self.loss.n_outputs, len(labelled.y)
+        every = slice(None, None, -(-n // (most or n)))
         X = torch.from_numpy(labelled.X[every])
         y = self.loss.targets(torch.from_numpy(labelled.y[every].copy()), X.dtype)
         y = y[:, None] if k == 1 else y.repeat(1, len(columns))
         # All folds have weights or none has.
         used = any(
-            self.weights_of(f, c) is not None
-            for f in range(len(self.folds))
+            self.weights_of(f, c, prepared.rows) is not None
+            for f, prepared in enumerate(self.folds)
             for c in columns
         )
         if not used:
             return Rows(X, y)
-        ones = np.ones(len(labelled.y))[every]
-        parts = [self.weights_of(fold, c) for c in columns]
+        parts = [self.weights_of(fold, c, labelled) for c in columns]
         weight = np.column_stack(
-            [ones if part is None else part[every] for part in parts]
-        )
-        if (weight == weight[:, :1]).all():
-            weight = weight[:, :1]
-        else:
-            weight = np.repeat(weight, k, axis=1)
-        return Rows(X, y, torch.from_numpy(weight).to(X.dtype))
+            [np.ones(n) if part is None else part for part in parts]
+        )[every]
+        equal = (weight == weight[:, :1]).all()
+        weight = weight[:, :1] if equal else np.repeat(weight, k, axis=1)
+        return Rows(X, y, torch.from_numpy(weight.copy()).to(X.dtype))
+
+
+class Watch:
+    """Early stopping of every model on its own record, as ``_callbacks.StopEarly``."""
+
+    def __init__(self, joint: Joint, run: CandidateRun, columns: range) -> None:
+        self.run = run
+        self.rows = [
+            joint.rows_of(f, columns, held=drop_weightless(prepared.held))
+            for f, prepared in enumerate(joint.folds)
+            if prepared.held is not None
+        ]
+        self.patience, self.tol = joint.first.n_iter_no_change, joint.first.tol
+        shape = (len(joint.folds), len(columns))
+        self.best, self.target = np.full(shape, np.inf), np.full(shape, np.inf)
+        self.misses = np.zeros(shape, dtype=int)
+        self.stopped = np.zeros(shape, dtype=int)  # at which epoch; 0 for not yet
+        self.values = run.coef.values.numpy().copy()
+        self.losses: list[np.ndarray] = []
+
+    def look(self) -> None:
+        """Evaluate all models after an epoch."""
+        values, k = self.run.coef.arrays.values, self.run.loss.n_outputs
+        pairs = enumerate(self.rows)
+        losses = np.array([self.run.mean_losses(rows, f, values) for f, rows in pairs])
+        self.losses.append(losses)
+        going = self.stopped == 0
+        better = going & (losses < self.best)
+        self.best[better] = losses[better]
+        columns = np.repeat(better, k, axis=1)[:, None, :]
+        np.copyto(self.values, values, where=columns)
+        improved = losses < self.target
+        self.target = np.where(going & improved, losses - self.tol, self.target)
+        self.misses = np.where(improved, 0, self.misses + 1)
+        # One that is not a number ends the fit with an error.
+        over = (self.misses >= self.patience) | ~np.isfinite(losses)
+        self.stopped[going & over] = len(self.losses)
 
 
 class Record:
@@ -311,109 +372,120 @@ class Record:
         self.joint, self.run, self.columns = joint, run, columns
         self.losses: list[np.ndarray] = []
         self.seconds: list[float] = []
+        stops = joint.first.early_stopping
+        self.watch = Watch(joint, run, columns) if stops else None
 
-    def add(self, losses: np.ndarray, seconds: float) -> None:
+    @property
+    def all_stopped(self) -> bool:
+        return self.watch is not None and bool(self.watch.stopped.all())
+
+    def add(self, losses: np.ndarray, start: float) -> None:
+        """Take note of an epoch that began at a time."""
         self.losses.append(losses)
-        self.seconds.append(seconds / losses.size)
+        if self.watch is not None:
+            self.watch.look()
+        self.seconds.append((time.perf_counter() - start) / losses.size)
 
     def take(self, due: list[int], found: list[dict[int, Outcome]]) -> None:
         """Make the fitted classifiers whose last epoch this was."""
-        joint = self.joint
-        values = self.run.coef.values.numpy().copy()
-        shape = (len(self.losses), len(values), len(self.columns))
-        curves = np.array(self.losses).reshape(shape)
+        joint, watch = self.joint, self.watch
+        values = self.run.coef.arrays.values if watch is None else watch.values
+        values = values.copy()
         for f in range(len(joint.folds)):
-            suspects = self._suspects(f)
+            suspects = self._suspects(f, values)
             for i in due:
                 c = self.columns.index(joint.column_of[i])
-                curve = curves[:, f, c].tolist()
+                curves = self._curves(f, c)
                 try:
                     if suspects[c]:
-                        self._check(joint.classifiers[i], f, c, curve)
-                    found[f][i] = self._fitted(i, f, c, values, curve)
+                        self._check(joint.classifiers[i], f, c, values, curves)
+                    found[f][i] = self._fitted(i, f, c, values, curves)
                 except Exception as error:  # or a warning that is to be one
                     found[f][i] = error
 
-    def _suspects(self, fold: int) -> np.ndarray:
+    def _curves(self, fold: int, c: int) -> dict[str, list[float]]:
+        """Losses of a model, epoch by epoch."""
+        curves = {"train": [float(losses[fold, c]) for losses in self.losses]}
+        if self.watch is not None:
+            curves["valid"] = [float(losses[fold, c]) for losses in self.watch.losses]
+            if stop := self.watch.stopped[fold, c]:
+                curves = {prefix: curve[:stop] for prefix, curve in curves.items()}
+        return curves
+
+    def _suspects(self, fold: int, values: np.ndarray) -> np.ndarray:
         """Which models may have diverged: (C,). All at once, as nearly none has."""
-        loss, coef = self.run.objective.loss, self.run.coef
-        rows = self.joint.rows_of(fold, self.columns, CHECKED_ROWS)
-        z = rows.X.numpy() @ coef.arrays.weight[fold]
-        if coef.fit_intercept:
-            z += coef.arrays.intercept[fold]
-        losses = loss.value(torch.from_numpy(z)[None], rows.y[None])[0]
+        rows = self.joint.rows_of(fold, self.columns, most=CHECKED_ROWS)
+        losses = self.run.mean_losses(rows, fold, values)
         null: Any = self.joint.loss.null_value
         if rows.weight is not None:
-            weight, k = rows.weight, self.joint.loss.n_outputs
-            weight = weight if weight.shape[1] == 1 else weight[:, ::k]
-            losses *= weight
-            null = null * weight.mean(0)
+            null = null * rows.weight.numpy()[:, :: self.joint.loss.n_outputs].mean(0)
         # A little less than what a single fit warns of.
-        calm = losses.mean(0) < 0.9 * SUSPECT * null
-        if self.losses:
-            finite: Any = np.isfinite(np.array(self.losses)[:, fold]).all(axis=0)
-            calm &= torch.from_numpy(finite)
-        return ~calm.numpy()
+        calm = losses < 0.9 * SUSPECT * null
+        for curve in (self.losses, self.watch.losses if self.watch else []):
+            if curve:
+                calm &= np.isfinite(np.array(curve)[:, fold]).all(axis=0)
+        return ~calm
 
     def _check(
-        self, clf: TorchLogisticClassifier, fold: int, c: int, curve: list[float]
+        self,
+        clf: TorchLogisticClassifier,
+        fold: int,
+        c: int,
+        values: np.ndarray,
+        curves: dict[str, list[float]],
     ) -> None:
         """Raise ValueError if the run diverged, as a single fit would."""
         objective = Objective(self.joint.loss, clf.alpha, clf.l1_ratio)
-        rows = self._plain_rows(fold, c)
-        judge = Judge(objective, rows)
-        for epoch, loss in enumerate(curve):
-            if not math.isfinite(loss):
-                what = f"the mean loss of epoch {epoch + 1} is {loss:.3g}"
-                raise judge.divergence(what, float(clf.lr))
+        judge = Judge(objective, self._plain_rows(fold, c))
+        for epoch, losses in enumerate(zip(*curves.values(), strict=True)):
+            for prefix, loss in zip(curves, losses, strict=True):
+                if not math.isfinite(loss):
+                    what = (
+                        f"the mean {NAMES[prefix]} of epoch {epoch + 1} is {loss:.3g}"
+                    )
+                    raise judge.divergence(what, float(clf.lr))
         k = self.joint.loss.n_outputs
-        values = self.run.coef.values[fold][:, c * k : (c + 1) * k]
-        values = values[:, 0] if k == 1 else values
-        coef = Coefficients(values.clone(), fit_intercept=clf.fit_intercept)
-        judge.check_end(coef, [{"train_loss": loss} for loss in curve], float(clf.lr))
+        own = torch.from_numpy(values[fold][:, c * k : (c + 1) * k].copy())
+        coef = Coefficients(
+            own[:, 0].clone() if k == 1 else own, fit_intercept=clf.fit_intercept
+        )
+        history = [{"train_loss": loss} for loss in curves["train"]]
+        judge.check_end(coef, history, float(clf.lr))
 
     def _plain_rows(self, fold: int, c: int) -> Rows:
         """Rows as a single fit has them."""
         labelled, loss = self.joint.folds[fold].rows, self.joint.loss
         X = torch.from_numpy(np.ascontiguousarray(labelled.X))
         y = loss.targets(torch.from_numpy(labelled.y), X.dtype)
-        weight = self.joint.weights_of(fold, self.columns[c])
+        weight = self.joint.weights_of(fold, self.columns[c], labelled)
         return Rows(
             X, y, None if weight is None else torch.from_numpy(weight).to(X.dtype)
         )
 
     def _fitted(
-        self, i: int, fold: int, c: int, values: np.ndarray, curve: list[float]
+        self,
+        i: int,
+        fold: int,
+        c: int,
+        values: np.ndarray,
+        curves: dict[str, list[float]],
     ) -> TorchLogisticClassifier:
         joint, k = self.joint, self.joint.loss.n_outputs
         prepared = joint.folds[fold]
-        clf = clone(joint.classifiers[i])
+        clf = copy.copy(joint.classifiers[i])  # unfitted; a clone takes much longer
         own = values[fold][:, c * k : (c + 1) * k].T  # (K, n_features [+ 1])
         n = own.shape[1] - clf.fit_intercept
+        zeros = np.zeros_like(own[:, 0])
         weighting = joint.weightings[fold][i]
         rows = prepared.rows
-        n_batches = -(-len(rows.y) // joint.batch_size)
-        least = np.minimum.accumulate([math.inf, *curve])
-        history = [
-            {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                "train_loss_best": bool(loss < least[epoch]),
-                "train_batch_count": n_batches,
-                "dur": self.seconds[epoch],
-            }
-            for epoch, loss in enumerate(curve)
-        ]
-        vars(clf).update(
+        clf.__dict__.update(
             prepared.seen,
             coef_=np.ascontiguousarray(own[:, :n]),
-            intercept_=own[:, n].copy()
-            if clf.fit_intercept
-            else np.zeros_like(own[:, 0]),
+            intercept_=own[:, n].copy() if clf.fit_intercept else zeros,
             classes_=prepared.classes,
-            n_iter_=len(curve),
-            loss_curve_=curve,
-            history_=history,
+            n_iter_=len(curves["train"]),
+            loss_curve_=curves["train"],
+            history_=self._history(curves),
             device_="cpu",
             batch_size_=min(joint.batch_size, len(rows.y)),
             _run={
@@ -425,4 +497,22 @@ class Record:
                 "weight_sum": weighting.total(rows.y, rows.sample_weight),
             },
         )
+        if "valid" in curves:
+            clf.validation_loss_curve_ = curves["valid"]
         return clf
+
+    def _history(self, curves: dict[str, list[float]]) -> list[dict[str, Any]]:
+        """What a single fit records of its epochs."""
+        n_batches = {"train": self.run.stack.n_batches, "valid": 1}
+        history = []
+        least = dict.fromkeys(curves, math.inf)
+        for epoch, losses in enumerate(zip(*curves.values(), strict=True)):
+            row: dict[str, Any] = {"epoch": epoch + 1}
+            for prefix, loss in zip(curves, losses, strict=True):
+                row[f"{prefix}_loss"] = loss
+                row[f"{prefix}_loss_best"] = loss < least[prefix]
+                row[f"{prefix}_batch_count"] = n_batches[prefix]
+                least[prefix] = min(least[prefix], loss)
+            row["dur"] = self.seconds[epoch]
+            history.append(row)
+        return history
