@@ -21,7 +21,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import _num_samples, indexable
 from tqdm import tqdm
 
-from ._plan import Plan, Scored, Work
+from ._plan import Plan, Scored, Work, is_watched
 
 
 class StandIn:
@@ -125,6 +125,7 @@ class _BatchedSearch:
     _checked_cv_orig: Any
     _scorer: Any
     _routed: Any
+    n_splits_: int
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -143,8 +144,8 @@ class _BatchedSearch:
             With the attributes of scikit-learn's search.
         """
         own_search = type(self)._run_search is _BatchedSearch._run_search
-        # Callbacks watch each fit.
-        if not own_search or getattr(self, "_skl_callbacks", None):
+        watched = is_watched(self) or is_watched(self.estimator)
+        if watched or not own_search:
             return super().fit(X, y, **params)  # type: ignore[misc]
         X, y = indexable(X, y)
         with self._standing_in(X, y):
@@ -203,8 +204,10 @@ class _BatchedSearch:
             return super()._check_scorers_accept_sample_weight()  # type: ignore[misc]
 
     def _get_routed_params_for_fit(self, params: Any) -> Any:
-        self._routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
-        return self._routed
+        routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
+        if isinstance(self.estimator, StandIn):
+            self._routed = routed
+        return routed
 
     def _get_scorers(self) -> Any:
         with self._unmasked() as masked:  # a scorer may keep the estimator
@@ -239,8 +242,8 @@ class _BatchedSearch:
         """Fit and score all candidates on all splits."""
         X, y, routed = self._stand_in.X, self._stand_in.y, self._routed
         splits = list(cv.split(X, y, **routed.splitter.split))
-        if not splits or not candidates:
-            return [], splits  # scikit-learn's search says what is missing
+        if not splits or len(splits) != self.n_splits_ or not candidates:
+            return [], splits  # scikit-learn's search says what is wrong
         estimators = [
             clone(self._stand_in.estimator).set_params(**clone(candidate, safe=False))
             for candidate in candidates

@@ -35,8 +35,10 @@ from ._validation import (
 from ._weighting import Weighting, drop_weightless
 
 # Parameters that may differ: columns of one matrix, or moments of one run.
-VECTORS = ("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight")
-DIFFERING = (*VECTORS, "epochs")
+DIFFERING = (
+    *("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight"),
+    "epochs",
+)
 # Folds are stacked up to so many bytes of X: where a step costs more than it computes.
 STACKED_BYTES = 2**25
 # Candidates are trained in slices if their coefficients and logits need more bytes.
