@@ -118,6 +118,8 @@ class Stack:
         self.X = X
         self.y = self._stacked([fold.y for fold in folds])
         weights = [fold.weight for fold in folds if fold.weight is not None]
+        width = max((weight.shape[1] for weight in weights), default=1)
+        weights = [weight.expand(-1, width) for weight in weights]
         self.weight = self._stacked(weights) if weights else None
 
     def _stacked(self, parts: list[Tensor]) -> np.ndarray:

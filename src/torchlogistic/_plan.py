@@ -116,7 +116,12 @@ class Bench:
             rows = [work.test(estimator, split)]
             if work.train_score:
                 rows.append(work.train(estimator, split)[:2])
-            self.rows = [(X if head is None else head.transform(X), y) for X, y in rows]
+            try:
+                self.rows = [
+                    (X if head is None else head.transform(X), y) for X, y in rows
+                ]
+            except Exception:  # each pipeline will say what is wrong
+                self.lean = False
 
     def score(self, estimator: Any, scored: Scored) -> None:
         if not self.lean:
@@ -142,10 +147,18 @@ def head_and_classifier(estimator: Any) -> tuple[Pipeline | None, Any]:
     return head, estimator.steps[-1][1]
 
 
+def is_watched(estimator: Any) -> bool:
+    """Whether callbacks of scikit-learn watch a fit, or that of a pipeline's step."""
+    steps = estimator.steps if type(estimator) is Pipeline else []
+    parts = [estimator, *(step for _, step in steps)]
+    return any(getattr(part, "_skl_callbacks", None) for part in parts)
+
+
 def weight_of(estimator: Any, fit_params: dict[str, Any]) -> tuple[bool, Any]:
     """Whether the classifier needs no more of ``fit_params`` than weights; these."""
     given = {k: v for k, v in fit_params.items() if v is not None}
-    if type(estimator) is Pipeline:
+    # Of nothing, process_routing makes what cannot be iterated over.
+    if given and type(estimator) is Pipeline:
         if getattr(estimator, "transform_input", None):
             return False, None
         name = estimator.steps[-1][0]
@@ -166,7 +179,7 @@ def weight_of(estimator: Any, fit_params: dict[str, Any]) -> tuple[bool, Any]:
 def group_key(estimator: Any) -> str | None:
     """What estimators that are fitted together have in common; None for loners."""
     head, classifier = head_and_classifier(estimator)
-    if not can_join(classifier):
+    if is_watched(estimator) or not can_join(classifier):
         return None
     shared = classifier.get_params(deep=False)
     for name in DIFFERING:
@@ -259,9 +272,15 @@ class Plan:
         self.alone: list[int] = []
         for i, estimator in enumerate(estimators):
             key = group_key(estimator)
-            if key is None or not weight_of(estimator, work.fit_params)[0]:
+            try:
+                simple, weight = weight_of(estimator, work.fit_params)
+            except Exception:  # its own fit will say what is wrong
+                simple = False
+            if key is None or not simple:
                 self.alone.append(i)
             else:
+                # Of two classifiers, one may have asked for the weights only.
+                key += f" {weight is None}"
                 self.groups.setdefault(key, []).append(i)
 
     def run(self, n_jobs: int | None, pre_dispatch: Any, bar: Any) -> list[Scored]:

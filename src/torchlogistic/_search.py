@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import _fit_context, clone
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
-from sklearn.utils.validation import _check_method_params, _num_samples, indexable
+from sklearn.utils import get_tags
+from sklearn.utils.validation import _num_samples, indexable
 from tqdm import tqdm
 
-from ._plan import Plan, Scored, Work
+from ._plan import Plan, Scored, Work, is_watched
 
 
 class StandIn:
@@ -41,16 +42,16 @@ class StandIn:
         self.estimator = estimator
         self.X, self.y = X, y
         self.turns: Iterator[Scored] | None = iter(())
+        self.traces: dict[int, Any] = {}
 
     def __sklearn_clone__(self) -> Any:
         # When all turns are taken the search refits.
         return self if self.turns is not None else Refit(self)
 
     def __sklearn_tags__(self) -> Any:
-        return self.estimator.__sklearn_tags__()
-
-    def get_metadata_routing(self) -> Any:
-        return self.estimator.get_metadata_routing()
+        tags = get_tags(self.estimator)
+        tags.input_tags.pairwise = False  # what scikit-learn gets has no rows to cut
+        return tags
 
     def set_params(self, **params: Any) -> Self:
         assert self.turns is not None
@@ -58,8 +59,11 @@ class StandIn:
         return self
 
     def fit(self, *args: Any, **kwargs: Any) -> Self:
-        if self.turn.error is not None:
-            raise self.turn.error
+        error = self.turn.error
+        if error is not None:
+            # Candidates may share it, and each raise would lengthen its traceback.
+            trace = self.traces.setdefault(id(error), error.__traceback__)
+            raise error.with_traceback(trace)
         self.scores = iter((self.turn.test, self.turn.train))
         return self
 
@@ -120,7 +124,10 @@ class _BatchedSearch:
     best_estimator_: Any
     _checked_cv_orig: Any
     _scorer: Any
+    _routed: Any
+    n_splits_: int
 
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search.
 
@@ -136,47 +143,77 @@ class _BatchedSearch:
         self : object
             With the attributes of scikit-learn's search.
         """
-        if getattr(self, "_skl_callbacks", None):  # they watch each fit
+        own_search = type(self)._run_search is _BatchedSearch._run_search
+        watched = is_watched(self) or is_watched(self.estimator)
+        if watched or not own_search:
             return super().fit(X, y, **params)  # type: ignore[misc]
         X, y = indexable(X, y)
-        with self._standing_in(X, y, params):
+        with self._standing_in(X, y):
             # scikit-learn would copy rows for each candidate and split: it gets others.
             rows = np.broadcast_to(np.uint8(0), (_num_samples(X), 1))
             super().fit(rows, y, **params)  # type: ignore[misc]
             scorer = self._scorer
         self.scorer_ = getattr(scorer, "_scorers", scorer)
-        if self.refit:
-            self.best_estimator_ = self.best_estimator_.real
-            if hasattr(self.best_estimator_, "feature_names_in_"):
-                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        if self.refit and hasattr(self.best_estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.best_estimator_.feature_names_in_
         return self
 
     @contextmanager
-    def _standing_in(self, X: Any, y: Any, params: dict[str, Any]) -> Iterator[None]:
+    def _standing_in(self, X: Any, y: Any) -> Iterator[None]:
         """Put a stand-in where scikit-learn's search finds its estimator."""
         before = set(vars(self))
         real, n_jobs = self.estimator, self.n_jobs
         self.estimator = self._stand_in = StandIn(real, X, y)
         self._workers, self.n_jobs = n_jobs, 1  # what is left to do is quick
         self._scored: list[Scored] = []
-        self._params = params
         try:
             yield
         finally:
             self.estimator, self.n_jobs = real, n_jobs
-            own = {"_stand_in", "_workers", "_scored", "_params", "_scorer"}
+            best = getattr(self, "best_estimator_", None)
+            if isinstance(best, Refit):
+                self.best_estimator_ = best.real
+            own = {"_stand_in", "_workers", "_scored", "_scorer", "_routed"}
             for name in own & (vars(self).keys() - before):
                 delattr(self, name)
 
-    def _get_scorers(self) -> Any:
-        stand_in = self.estimator
-        if not isinstance(stand_in, StandIn):
-            return super()._get_scorers()  # type: ignore[misc]
-        self.estimator = stand_in.estimator  # a scorer may keep it
+    @contextmanager
+    def _unmasked(self) -> Iterator[bool]:
+        """Put the real estimator back for a while; yields whether it was replaced."""
+        estimator = self.estimator
+        masked = isinstance(estimator, StandIn)
+        if masked:
+            self.estimator = estimator.estimator
         try:
-            scorer, refit_metric = super()._get_scorers()  # type: ignore[misc]
+            yield masked
         finally:
-            self.estimator = stand_in
+            self.estimator = estimator
+
+    def get_metadata_routing(self) -> Any:
+        """Get the metadata routing of the search: that of scikit-learn's search.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        with self._unmasked():
+            return super().get_metadata_routing()  # type: ignore[misc]
+
+    def _check_scorers_accept_sample_weight(self) -> Any:
+        with self._unmasked():
+            return super()._check_scorers_accept_sample_weight()  # type: ignore[misc]
+
+    def _get_routed_params_for_fit(self, params: Any) -> Any:
+        routed = super()._get_routed_params_for_fit(params)  # type: ignore[misc]
+        if isinstance(self.estimator, StandIn):
+            self._routed = routed
+        return routed
+
+    def _get_scorers(self) -> Any:
+        with self._unmasked() as masked:  # a scorer may keep the estimator
+            scorer, refit_metric = super()._get_scorers()  # type: ignore[misc]
+        if not masked:
+            return scorer, refit_metric
         self._scorer = scorer
         several = isinstance(scorer, _MultimetricScorer)
         return RecordedMetrics(scorer) if several else Recorded(scorer), refit_metric
@@ -203,10 +240,10 @@ class _BatchedSearch:
 
     def _evaluate(self, candidates: list[Any], cv: Any) -> tuple[list[Scored], Any]:
         """Fit and score all candidates on all splits."""
-        X, y = self._stand_in.X, self._stand_in.y
-        params = _check_method_params(X, params=self._params)
-        routed = self._get_routed_params_for_fit(params)  # type: ignore[attr-defined]
+        X, y, routed = self._stand_in.X, self._stand_in.y, self._routed
         splits = list(cv.split(X, y, **routed.splitter.split))
+        if not splits or len(splits) != self.n_splits_ or not candidates:
+            return [], splits  # scikit-learn's search says what is wrong
         estimators = [
             clone(self._stand_in.estimator).set_params(**clone(candidate, safe=False))
             for candidate in candidates

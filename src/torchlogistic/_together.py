@@ -20,7 +20,7 @@ from ._loss import Loss, make_loss
 from ._objective import Coefficients, Objective
 from ._rows import Rows
 from ._solvers import check_penalty, find_solver, optimizer_arguments
-from ._steps import find_rule, make_optimizer
+from ._steps import STEPS, find_rule, make_optimizer
 from ._training import undisturbed
 from ._validation import (
     Labelled,
@@ -35,8 +35,10 @@ from ._validation import (
 from ._weighting import Weighting, drop_weightless
 
 # Parameters that may differ: columns of one matrix, or moments of one run.
-VECTORS = ("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight")
-DIFFERING = (*VECTORS, "epochs")
+DIFFERING = (
+    *("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight"),
+    "epochs",
+)
 # Folds are stacked up to so many bytes of X: where a step costs more than it computes.
 STACKED_BYTES = 2**25
 # Candidates are trained in slices if their coefficients and logits need more bytes.
@@ -88,19 +90,31 @@ def can_join(clf: Any) -> bool:
         or getattr(clf, "_skl_callbacks", None)
     )
     seeded = isinstance(clf.random_state, int | np.integer)
+    weights = clf.class_weight.values() if isinstance(clf.class_weight, dict) else [1]
     try:
         clf._validate_params()
         solver = find_solver(clf.optimizer)
-        optimizer_arguments(
+        arguments = optimizer_arguments(
             solver, momentum=clf.momentum, optimizer_params=clf.optimizer_params
         )
         check_penalty(solver, clf.alpha * clf.l1_ratio)
         on_cpu = check_device(clf.device).type == "cpu"
-    except (TypeError, ValueError):
+        weighted = all(w > 0 for w in weights)
+        # Not its subclasses: they may change the numbers, or hook into the steps.
+        ruled = solver.full_batch is None and solver.torch_class in STEPS
+        if ruled:
+            new_optimizer(solver.torch_class, lr=clf.lr, **arguments)
+    except Exception:
         return False  # its own fit will say what is wrong
-    ruled = solver.full_batch is None and find_rule(solver.torch_class) is not None
-    weights = clf.class_weight.values() if isinstance(clf.class_weight, dict) else [1]
-    return plain and seeded and on_cpu and ruled and all(w > 0 for w in weights)
+    # torch dampens what enters a momentum and nothing else.
+    undamped = bool(clf.momentum) or not arguments.get("dampening")
+    return plain and seeded and on_cpu and ruled and weighted and undamped
+
+
+def new_optimizer(torch_class: Any, **arguments: Any) -> torch.optim.Optimizer:
+    """An optimizer of nothing, for the numbers in its parameter group."""
+    nothing = torch.nn.Parameter(torch.zeros(1, device="cpu"))
+    return make_optimizer(torch_class, [nothing], **arguments)
 
 
 def fit_together(
@@ -128,7 +142,7 @@ def fit_together(
         for i, fold in enumerate(folds):
             try:
                 prepared[i] = prepare(first, fold)
-            except (TypeError, ValueError) as error:
+            except Exception as error:
                 outcomes[i] = [error] * len(classifiers)
                 continue
             size = check_batch_size(first.batch_size, len(prepared[i].rows.y))
@@ -137,10 +151,35 @@ def fit_together(
             key = (i if alone else -1, *map(str, prepared[i].key(size)))
             stacks.setdefault(key, []).append(i)
         for members in stacks.values():
-            joint = Joint(classifiers, [prepared[i] for i in members])
-            for i, found in zip(members, joint.fit(), strict=True):
+            stack = fit_stack(classifiers, [prepared[i] for i in members])
+            for i, found in zip(members, stack, strict=True):
                 outcomes[i] = found
     return outcomes
+
+
+def fit_stack(
+    classifiers: Sequence[TorchLogisticClassifier], folds: list[Prepared]
+) -> list[list[Outcome]]:
+    """Fit on folds that can be stacked those whose weights suit the labels."""
+    errors: dict[int, Exception] = {}
+    for i, clf in enumerate(classifiers):
+        try:
+            for fold in folds:
+                weighting_of(clf, fold)
+        except Exception as error:
+            errors[i] = error
+    able = [clf for i, clf in enumerate(classifiers) if i not in errors]
+    outcomes = Joint(able, folds).fit() if able else [[] for _ in folds]
+    for found in outcomes:
+        for i, failure in errors.items():
+            found.insert(i, failure)
+    return outcomes
+
+
+def weighting_of(clf: TorchLogisticClassifier, fold: Prepared) -> Weighting:
+    return Weighting.from_parameters(
+        clf.class_weight, clf.pos_weight, fold.rows, fold.classes, whole=True
+    )
 
 
 def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
@@ -177,19 +216,24 @@ class Joint:
             for clf in classifiers
         ]
         self.batch_size = check_batch_size(first.batch_size, len(folds[0].rows.y))
-        self.weightings = [
-            [self._weighting(clf, f) for clf in classifiers] for f in folds
-        ]
+        self.weightings = [[weighting_of(clf, f) for clf in classifiers] for f in folds]
         # Classifiers that differ in epochs only are moments of one column.
-        keys = [str([getattr(clf, name) for name in VECTORS]) for clf in classifiers]
+        keys = [str(self._numbers(clf)) for clf in classifiers]
         self.columns = list(dict.fromkeys(keys))
         self.column_of = [self.columns.index(key) for key in keys]
         self.leaders = [keys.index(key) for key in self.columns]
 
-    def _weighting(self, clf: TorchLogisticClassifier, fold: Prepared) -> Weighting:
-        return Weighting.from_parameters(
-            clf.class_weight, clf.pos_weight, fold.rows, fold.classes, whole=True
-        )
+    def _numbers(self, clf: TorchLogisticClassifier) -> list[Any]:
+        """What a column depends on. Ties of candidates that are the same stay ties."""
+        uses_momentum = "momentum" in self.arguments[0]
+        return [
+            clf.lr,
+            clf.alpha * (1 - clf.l1_ratio),
+            clf.alpha * clf.l1_ratio,
+            clf.momentum if uses_momentum else None,
+            clf.class_weight,
+            clf.pos_weight,
+        ]
 
     def fit(self) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
@@ -223,10 +267,8 @@ class Joint:
         numbers = {"lr": np.array([float(clf.lr) for clf in leaders])}
         if "momentum" in self.arguments[0]:
             numbers["momentum"] = np.array([float(clf.momentum) for clf in leaders])
-        optimizer = make_optimizer(
-            self.torch_class,
-            [torch.nn.Parameter(torch.zeros(1))],
-            **{"lr": self.first.lr, **self.arguments[0]},
+        optimizer = new_optimizer(
+            self.torch_class, **{"lr": self.first.lr, **self.arguments[0]}
         )
         rule = find_rule(self.torch_class)
         assert rule is not None
@@ -360,7 +402,7 @@ class Record:
                     if suspects[c]:
                         self._check(joint.classifiers[i], f, c, values, curves)
                     found[f][i] = self._fitted(i, f, c, values, curves)
-                except ValueError as error:
+                except Exception as error:  # or a warning that is to be one
                     found[f][i] = error
 
     def _curves(self, fold: int, c: int) -> dict[str, list[float]]:
@@ -376,8 +418,11 @@ class Record:
         """Which models may have diverged: (C,). All at once, as nearly none has."""
         rows = self.joint.rows_of(fold, self.columns, most=CHECKED_ROWS)
         losses = self.run.mean_losses(rows, fold, values)
+        null: Any = self.joint.loss.null_value
+        if rows.weight is not None:
+            null = null * rows.weight.numpy()[:, :: self.joint.loss.n_outputs].mean(0)
         # A little less than what a single fit warns of.
-        calm = losses < 0.9 * SUSPECT * self.joint.loss.null_value
+        calm = losses < 0.9 * SUSPECT * null
         for curve in (self.losses, self.watch.losses if self.watch else []):
             if curve:
                 calm &= np.isfinite(np.array(curve)[:, fold]).all(axis=0)
