@@ -45,7 +45,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     is done, by torch's allocator.
     """
     if device.type != "cuda":
-        return tensor.to(device)
+        return tensor if device.type == "cpu" else tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 

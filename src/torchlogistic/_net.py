@@ -301,7 +301,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 if not asks_to_stop(error):
                     raise
                 asked = True
-        self.asked_to_stop = asked
+        if asked:  # skorch looks closely at each attribute that is set
+            self.asked_to_stop = True
         if asked or self.solver_.done:
             raise StopTraining
 

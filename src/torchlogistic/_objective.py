@@ -238,7 +238,6 @@ class Objective:
 
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
-        total: Any = 0
         # In parts, for which torch starts no threads of its own. A device takes all at
         # once: there each part would cost the launch of several kernels.
         on_device = not isinstance(block.y, np.ndarray)
@@ -246,13 +245,16 @@ class Objective:
         dtype = accumulator(block.logits) if on_device else None
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         y = block.targets
-        for start in range(0, len(block), step):
+        z, starts = block.logits, range(0, len(block), step)
+        whole = len(starts) == 1
+        sums = []
+        for start in starts:
             rows = slice(start, start + step)
-            values = self.loss.value(block.logits[rows], y[rows])
+            values = self.loss.value(*((z, y) if whole else (z[rows], y[rows])))
             if weight is not None:
-                values.mul_(weight[rows])
-            total = total + values.sum(dtype=dtype)
-        return total
+                values.mul_(weight if whole else weight[rows])
+            sums.append(values.sum(dtype=dtype))
+        return sums[0] if whole else torch.stack(sums).sum()
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""

@@ -225,18 +225,22 @@ class Copier:
 
     def gather(self, index: Array, block: Block) -> None:
         """Copy rows of an index of shape (len(block),)."""
-        n_rows, size = len(block), 1
-        if isinstance(block.X, np.ndarray) and block.X.nbytes > SHARED_BYTES:
-            size = self.team.size
-        step = -(-n_rows // size)
         targets = self._targets(block)
-        pieces = [slice(i, i + step) for i in range(0, n_rows, step)]
-        self.team.run([partial(self._gather, index, targets, p) for p in pieces])
+        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= SHARED_BYTES:
+            self._gather(index, targets)
+            return
+        step = -(-len(block) // self.team.size)
+        pieces = [slice(i, i + step) for i in range(0, len(block), step)]
+        self.team.run(
+            [
+                partial(self._gather, index[piece], [out[piece] for out in targets])
+                for piece in pieces
+            ]
+        )
 
-    def _gather(self, index: Array, targets: list[Array], piece: slice) -> None:
-        index = index[piece]
+    def _gather(self, index: Array, targets: list[Array]) -> None:
         for source, out in zip(self.arrays, targets, strict=True):
-            self.xp.take(source, index, out[piece])
+            self.xp.take(source, index, out)
 
 
 class RandomStream:

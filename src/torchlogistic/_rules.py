@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,6 +83,10 @@ class InPlaceStep:
         self._scratch = torch.empty_like(coef.values)
         self._state: dict[str, Tensor] = {}
         self._views: dict[str, list[Tensor]] = {}
+        # What a refresh found the last time.
+        self._read: list[Any] | None = None
+        self._whole: Segment | None = None  # the segment of all coefficients
+        self._cut_names: list[str] = []
 
     def names(self, group: dict[str, Any]) -> list[str]:
         """Names of the tensors in the optimizer's state."""
@@ -119,8 +123,11 @@ class InPlaceStep:
     def refresh(self) -> None:
         """Read what a callback may have changed since the last call."""
         group = self.optimizer.param_groups[0]
-        self.read_numbers(group)
-        self._names = self.names(group)
+        numbers = [value for key, value in group.items() if key != "params"]
+        if numbers != self._read:
+            self.read_numbers(group)
+            self._names = self.names(group)
+            self._read = numbers
         for name in self._names:
             if name not in self._state:
                 self._state[name] = torch.zeros_like(self.coef.values)
@@ -131,12 +138,20 @@ class InPlaceStep:
             self._adopt(part, parameter) if parameter.requires_grad else None
             for part, parameter in enumerate(group["params"])
         ]
+        whole = None not in n_steps and n_steps.count(n_steps[0]) == len(n_steps)
+        if whole and self._whole is not None and self._cut_names == self._names:
+            self._whole.n_steps = cast("int", n_steps[0])
+            self.segments = [self._whole]
+            return
         self.segments = self._cut(n_steps)
+        self._whole = self.segments[0] if whole else None
+        self._cut_names = self._names
 
     def read_numbers(self, group: dict[str, Any]) -> None:
         """Read the numbers of all rules; each may be an array, one per output."""
         rate = group["lr"]
-        self.rate = rate if np.ndim(rate) else min(float(rate), self.largest)
+        several = isinstance(rate, np.ndarray)
+        self.rate = rate if several else min(float(rate), self.largest)
         self.lr = self.number(self.rate)
         self.maximize = group["maximize"]
         self.read(group)
@@ -238,7 +253,7 @@ class InPlaceStep:
 
 def has_any(number: Any) -> bool:
     """Whether a number, or any of an array of numbers, is not zero."""
-    return bool(np.any(number))
+    return bool(number.any() if isinstance(number, np.ndarray) else number)
 
 
 def lasting(momentum: Any) -> Any:
