@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import _fit_context, clone
+from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
-from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.utils import get_tags
 from sklearn.utils.validation import _num_samples, indexable
 from tqdm import tqdm
@@ -119,13 +119,11 @@ class _BatchedSearch:
     """What the batched searches add to those of scikit-learn."""
 
     estimator: Any
-    n_jobs: int | None
+    cv: Any
     refit: Any
     best_estimator_: Any
-    _checked_cv_orig: Any
     _scorer: Any
     _routed: Any
-    n_splits_: int
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -162,32 +160,35 @@ class _BatchedSearch:
     def _standing_in(self, X: Any, y: Any) -> Iterator[None]:
         """Put a stand-in where scikit-learn's search finds its estimator."""
         before = set(vars(self))
-        real, n_jobs = self.estimator, self.n_jobs
-        self.estimator = self._stand_in = StandIn(real, X, y)
-        self._workers, self.n_jobs = n_jobs, 1  # what is left to do is quick
+        real = {name: getattr(self, name) for name in ("estimator", "cv", "n_jobs")}
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        self._real = real
+        self._stand_in = StandIn(self.estimator, X, y)
         self._scored: list[Scored] = []
+        # What is left to do needs one worker.
+        vars(self).update(estimator=self._stand_in, cv=cv, n_jobs=1)
         try:
             yield
         finally:
-            self.estimator, self.n_jobs = real, n_jobs
+            vars(self).update(real)
             best = getattr(self, "best_estimator_", None)
             if isinstance(best, Refit):
                 self.best_estimator_ = best.real
-            own = {"_stand_in", "_workers", "_scored", "_scorer", "_routed"}
+            own = {"_real", "_stand_in", "_scored", "_scorer", "_routed"}
             for name in own & (vars(self).keys() - before):
                 delattr(self, name)
 
     @contextmanager
     def _unmasked(self) -> Iterator[bool]:
-        """Put the real estimator back for a while; yields whether it was replaced."""
-        estimator = self.estimator
-        masked = isinstance(estimator, StandIn)
-        if masked:
-            self.estimator = estimator.estimator
+        """Put the parameters back for a while; yields whether they were replaced."""
+        masked = isinstance(self.estimator, StandIn)
+        real = self._real if masked else {}
+        mask = {name: getattr(self, name) for name in real}
+        vars(self).update(real)
         try:
             yield masked
         finally:
-            self.estimator = estimator
+            vars(self).update(mask)
 
     def get_metadata_routing(self) -> Any:
         """Get the metadata routing of the search: that of scikit-learn's search.
@@ -230,7 +231,7 @@ class _BatchedSearch:
 
         def evaluate(candidates: Any, cv: Any = None, *args: Any, **kw: Any) -> Any:
             candidates = list(candidates)
-            scored, splits = self._evaluate(candidates, cv or self._checked_cv_orig)
+            scored, splits = self._evaluate(candidates, cv or self.cv)
             stand_in.turns = iter(scored)
             self._scored += scored
             return evaluate_candidates(candidates, Splits(splits), *args, **kw)
@@ -242,8 +243,14 @@ class _BatchedSearch:
         """Fit and score all candidates on all splits."""
         X, y, routed = self._stand_in.X, self._stand_in.y, self._routed
         splits = list(cv.split(X, y, **routed.splitter.split))
-        if not splits or len(splits) != self.n_splits_ or not candidates:
-            return [], splits  # scikit-learn's search says what is wrong
+        n_splits = self.cv.get_n_splits(X, y, **routed.splitter.split)
+        if not splits or not candidates:
+            return [], splits  # scikit-learn's search says what is missing
+        if len(splits) != n_splits:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. Expected "
+                f"{n_splits} splits, got {len(splits)}"
+            )
         estimators = [
             clone(self._stand_in.estimator).set_params(**clone(candidate, safe=False))
             for candidate in candidates
@@ -261,7 +268,7 @@ class _BatchedSearch:
         quiet = self.verbose != 1  # type: ignore[attr-defined]
         with tqdm(total=total, unit="fit", disable=quiet) as bar:
             plan = Plan(estimators, work)
-            jobs = self._workers, self.pre_dispatch  # type: ignore[attr-defined]
+            jobs = self._real["n_jobs"], self.pre_dispatch  # type: ignore[attr-defined]
             return plan.run(*jobs, bar), splits
 
     def _format_results(

@@ -1,0 +1,299 @@
+"""Joint fits against single ones: models, histories, errors of folds and of members."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+
+from torchlogistic import TorchLogisticClassifier, _together
+from torchlogistic._together import Fold, can_join, fit_together
+
+X, y = make_classification(n_samples=60, n_features=5, random_state=0)
+X3, y3 = make_classification(
+    n_samples=60,
+    n_features=5,
+    n_informative=4,
+    n_redundant=0,
+    n_classes=3,
+    random_state=0,
+)
+WEIGHT = np.random.default_rng(0).integers(0, 3, size=60).astype(float)
+both_losses = pytest.mark.parametrize("data", [(X, y), (X3, y3)], ids=["2", "3"])
+NAMED = ("coef_", "intercept_", "loss_curve_", "validation_loss_curve_")
+
+
+def make(**params):
+    defaults = {"epochs": 4, "batch_size": 8, "random_state": 0, "device": "cpu"}
+    return TorchLogisticClassifier(**{**defaults, **params})
+
+
+def folds_of(X, y, weight=None, parts=((0, 40), (20, 60), (7, 44))):
+    return [
+        Fold(X[a:b], y[a:b], None if weight is None else weight[a:b]) for a, b in parts
+    ]
+
+
+def assert_same_fit(found, clf, fold):
+    expected = clone(clf).fit(fold.X, fold.y, sample_weight=fold.sample_weight)
+    public = {name for name in vars(expected) if name.endswith("_")}
+    assert {name for name in vars(found) if name.endswith("_")} == public
+    assert found.get_params() == expected.get_params()
+    for name in NAMED:
+        if hasattr(expected, name):
+            own, value = np.asarray(getattr(found, name)), getattr(expected, name)
+            np.testing.assert_allclose(own, value, 1e-10, 1e-12, err_msg=name)
+            assert own.dtype == np.asarray(value).dtype
+    for name in ("n_iter_", "batch_size_", "device_", "n_features_in_"):
+        assert getattr(found, name) == getattr(expected, name)
+    np.testing.assert_array_equal(found.classes_, expected.classes_)
+    for own, row in zip(found.history_, expected.history_, strict=True):
+        assert own.keys() == row.keys()
+        for key, value in row.items():
+            if key != "dur":
+                assert own[key] == pytest.approx(value, rel=1e-9), key
+    for name in ("fit_intercept", "alpha", "l1_ratio", "pos_weight", "weight_sum"):
+        assert found._run[name] == expected._run[name]
+    np.testing.assert_array_equal(
+        found._run["class_weight"], expected._run["class_weight"]
+    )
+
+
+def check(classifiers, folds):
+    """Each outcome is the fit of its classifier on its fold."""
+    assert all(map(can_join, classifiers))
+    before = [copy.deepcopy(vars(clf)) for clf in classifiers]
+    outcomes = fit_together(classifiers, folds)
+    assert [len(row) for row in outcomes] == [len(classifiers)] * len(folds)
+    for fold, row in zip(folds, outcomes, strict=True):
+        for clf, found in zip(classifiers, row, strict=True):
+            assert_same_fit(found, clf, fold)
+    assert [vars(clf) for clf in classifiers] == before
+    found = [id(clf.coef_) for row in outcomes for clf in row]
+    assert len(set(found)) == len(found)
+    return outcomes
+
+
+MEMBERS = {
+    "lr": [{"lr": lr} for lr in (0.01, 0.1, 1.0)],
+    "epochs": [{"epochs": n} for n in (3, 0, 7, 3, 1)],
+    "lr, epochs": [{"lr": lr, "epochs": n} for lr in (0.01, 0.1) for n in (2, 5)],
+    "penalty": [{"alpha": a, "l1_ratio": r} for a in (0.0, 0.1) for r in (0, 0.5, 1)],
+    "momentum": [{"momentum": m} for m in (0.0, 0.5, 0.9)],
+    "class_weight": [{"class_weight": w} for w in (None, "balanced", {0: 1.0, 1: 3.0})],
+    "alone": [{}],
+    "twice": [{}, {}],
+}
+
+
+@both_losses
+@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weights"])
+def test_members(name, data, weight):
+    check([make(**params) for params in MEMBERS[name]], folds_of(*data, weight))
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weights"])
+def test_pos_weight(weight):
+    members = [make(pos_weight=w) for w in (None, 0.2, "balanced", 7)]
+    check(members, folds_of(X, y, weight))
+
+
+@both_losses
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "adagrad"])
+def test_optimizers(data, optimizer):
+    members = [make(optimizer=optimizer, lr=lr, momentum=lr) for lr in (0.01, 0.1)]
+    check(members, folds_of(*data))
+
+
+@both_losses
+def test_early_stopping(data):
+    members = [
+        make(
+            early_stopping=True,
+            lr=lr,
+            epochs=n,
+            n_iter_no_change=2,
+            tol=1e-3,
+            validation_fraction=0.2,
+        )
+        for lr in (0.1, 2.0)
+        for n in (1, 30)
+    ]
+    outcomes = check(members, folds_of(*data, WEIGHT))
+    stopped = {clf.n_iter_ for row in outcomes for clf in row}
+    assert len(stopped) > 2
+
+
+@both_losses
+def test_folds_that_cannot_be_stacked(data):
+    """One batch more or fewer, another dtype, other classes: runs of their own."""
+    X, y = data
+    folds = folds_of(X, y, parts=((0, 40), (0, 41), (0, 48), (0, 49)))
+    folds.append(Fold(X[:40].astype(np.float32).astype(np.float64), y[:40]))
+    names = np.array(["a", "b", "c"])[y]
+    check([make(lr=lr) for lr in (0.01, 0.1)], [*folds, Fold(X, names)])
+
+
+def test_float32():
+    """In their precision; the sums of a fold of float64 do not change for them."""
+    folds = [Fold(X[:40].astype(np.float32), y[:40]), Fold(X[:40], y[:40])]
+    for found, fold in zip(fit_together([make()], folds), folds, strict=True):
+        assert found[0].coef_.dtype == fold.X.dtype
+        expected = make().fit(fold.X, fold.y)
+        np.testing.assert_allclose(found[0].coef_, expected.coef_, 1e-5)
+
+
+def test_large_folds_are_not_stacked(monkeypatch):
+    monkeypatch.setattr(_together, "STACKED_BYTES", 0)
+    made = []
+    fit_stack = _together.fit_stack
+    monkeypatch.setattr(
+        _together, "fit_stack", lambda c, f: made.append(len(f)) or fit_stack(c, f)
+    )
+    check([make(lr=lr) for lr in (0.01, 0.1)], folds_of(X, y))
+    assert made == [1, 1, 1]
+
+
+@both_losses
+def test_slices(data, monkeypatch):
+    """Candidates that do not fit into memory together are trained in parts."""
+    monkeypatch.setattr(_together, "SLICE_BYTES", 3 * 5 * 8 * 6 * 3 * 2)
+    made = []
+    make_run = _together.Joint._make_run
+    monkeypatch.setattr(
+        _together.Joint,
+        "_make_run",
+        lambda self, columns: made.append(len(columns)) or make_run(self, columns),
+    )
+    lrs = np.geomspace(0.01, 1, 7)
+    check([make(lr=lr, epochs=n) for lr in lrs for n in (1, 3)], folds_of(*data))
+    assert made == ([6, 1] if len(set(data[1])) == 2 else [2, 2, 2, 1])
+
+
+def test_candidates_that_are_the_same_share_a_column(monkeypatch):
+    """Their scores must tie, and no rounding may tell them apart."""
+    members = [make(alpha=0.0, l1_ratio=r, epochs=n) for r in (0, 0.5) for n in (2, 3)]
+    members += [make(alpha=0.0, momentum=0.0, epochs=2)]
+    (row,) = fit_together(members, [Fold(X, y)])
+    for clf in (row[2], row[4]):
+        np.testing.assert_array_equal(row[0].coef_, clf.coef_)
+    adams = [make(optimizer="adam", momentum=m) for m in (0.0, 0.5)]
+    (row,) = fit_together(adams, [Fold(X, y)])
+    np.testing.assert_array_equal(row[0].coef_, row[1].coef_)
+
+
+class TestErrors:
+    def assert_same_errors(self, classifiers, folds):
+        outcomes = fit_together(classifiers, folds)
+        n_errors = 0
+        for fold, row in zip(folds, outcomes, strict=True):
+            for clf, found in zip(classifiers, row, strict=True):
+                try:
+                    clone(clf).fit(fold.X, fold.y, sample_weight=fold.sample_weight)
+                except Exception as error:
+                    n_errors += 1
+                    assert type(found) is type(error)
+                    assert str(found) == str(error)
+                else:
+                    assert_same_fit(found, clf, fold)
+        return n_errors
+
+    def test_bad_folds(self):
+        """Each fold that cannot be learned from fails for all, and for itself."""
+        bad = X[:40].copy()
+        bad[3, 2] = np.nan
+        folds = [
+            *folds_of(X, y),
+            Fold(bad, y[:40]),
+            Fold(X[:40], np.zeros(40)),
+            Fold(X[:40], y[:39]),
+            Fold(X[:40], y[:40] + 0.5),
+            Fold(X[:40], y[:40], -np.ones(40)),
+            Fold(X[:40], y[:40], np.zeros(40)),
+            Fold(X[:0], y[:0]),
+            Fold("rows", y),
+        ]
+        members = [make(lr=lr) for lr in (0.01, 0.1)]
+        assert self.assert_same_errors(members, folds) == 16
+
+    def test_members_that_diverge(self):
+        members = [make(lr=lr, epochs=n) for lr in (0.1, 1e6, 1e300) for n in (1, 20)]
+        for data in ((X, y), (X3, y3)):
+            assert self.assert_same_errors(members, folds_of(*data)) >= 9
+
+    def test_the_epoch_of_a_divergence(self):
+        members = [make(lr=0.1), make(lr=1e200, alpha=1.0)]
+        assert self.assert_same_errors(members, folds_of(X, y)) == 3
+
+    @pytest.mark.parametrize(
+        ("data", "params"),
+        [
+            ((X, y), {"class_weight": {0: 1.0, 5: 1.0}}),
+            ((X, y), {"class_weight": "balanced", "pos_weight": 2.0}),
+            ((X3, y3), {"pos_weight": 2.0}),
+        ],
+    )
+    def test_weights_that_do_not_suit(self, data, params):
+        members = [make(), make(**params), make(lr=0.2), make(epochs=1, **params)]
+        assert self.assert_same_errors(members, folds_of(*data)) == 6
+        assert self.assert_same_errors(members[1::2], folds_of(*data)) == 6
+
+    def test_no_folds(self):
+        assert fit_together([make()], []) == []
+
+
+class TestCanJoin:
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {},
+            {"random_state": np.int64(3)},
+            {"optimizer": "adam", "optimizer_params": {"betas": (0.5, 0.9)}},
+            {"optimizer": torch.optim.SGD, "momentum": 0.5},
+            {"class_weight": {0: 1}},
+            {"pos_weight": "balanced"},
+            {"early_stopping": True},
+            {"dtype": "float32", "batch_size": None, "shuffle": False},
+            {"optimizer_params": {"dampening": 0.5}, "momentum": 0.5},
+        ],
+    )
+    def test_joins(self, params):
+        assert can_join(make(**params))
+
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {"random_state": None},
+            {"random_state": np.random.RandomState(0)},
+            {"callbacks": [("name", object())]},
+            {"warm_start": True},
+            {"verbose": 1},
+            {"optimizer": "lbfgs"},
+            {"optimizer": "newton"},
+            {"optimizer": "sdg"},
+            {"optimizer": torch.optim.NAdam},
+            {"optimizer": type("Mine", (torch.optim.SGD,), {})},
+            {"optimizer_params": {"nesterov": True}},
+            {"optimizer_params": {"dampening": 0.5}},
+            {"optimizer_params": {"speed": 0.5}},
+            {"optimizer_params": {"lr": 0.5}},
+            {"lr": -1},
+            {"lr": "fast"},
+            {"class_weight": {0: 0, 1: 1}},
+            {"class_weight": {0: "a"}},
+            {"device": "cuda:99"},
+            {"device": "meta"},
+        ],
+    )
+    def test_fits_alone(self, params):
+        assert not can_join(make(**params))
+
+    def test_other_classes(self):
+        class Mine(TorchLogisticClassifier):
+            pass
+
+        assert not can_join(Mine(random_state=0))
+        assert not can_join("passthrough")
