@@ -49,6 +49,24 @@ PROBLEMS = {
 }
 
 
+def random_problem(seed):
+    """Rows, labels, weights and a penalty, each of a kind that the seed draws."""
+    rng = np.random.default_rng(seed)
+    n_classes = int(rng.choice([2, 2, 3, 4]))
+    n_rows, n_features = int(rng.integers(20, 400)), int(rng.integers(1, 60))
+    X = rng.normal(size=(n_rows, n_features))
+    if rng.random() < 0.3:  # collinear
+        X = np.column_stack([X, X @ rng.normal(size=(n_features, 2))])
+    if rng.random() < 0.3:  # badly scaled
+        X *= 10.0 ** rng.uniform(-1.5, 0.5, size=X.shape[1])
+    logits = X @ rng.normal(size=(X.shape[1], n_classes)) / np.sqrt(X.shape[1])
+    logits[:, 0] += rng.choice([0, 0, 2])  # imbalanced
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    y[:n_classes] = range(n_classes)
+    weight = rng.uniform(0.1, 3, n_rows) if rng.random() < 0.5 else None
+    return X, y, weight, 10.0 ** rng.uniform(-4, -1)
+
+
 def mean_objective(X, y, coef, intercept, alpha, weight=None, l1_ratio=0.0):
     """F(w, b) with the loss from its definition, in float64."""
     z = X @ coef.T + intercept
@@ -253,3 +271,24 @@ def test_tensors_keep_their_device_and_dtype(optimizer):
     X, y = classification(60, 5)
     clf = classifier(optimizer, alpha=0.1, dtype="float32", tol=1e-4)
     assert clf.fit(torch.tensor(X), y).coef_.dtype == np.float32
+
+
+@over_optimizers
+@pytest.mark.parametrize(
+    ("dtype", "tol", "rel"), [(np.float64, 1e-9, 1e-9), (np.float32, 1e-5, 1e-6)]
+)
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_random_problems(seed, dtype, tol, rel, optimizer):
+    """The objective of LogisticRegression, whatever the rows are like."""
+    X, y, weight, alpha = random_problem(seed)
+    clf = classifier(optimizer, alpha=alpha, tol=tol)
+    clf.fit(X.astype(dtype), y, sample_weight=weight)
+    reference = LogisticRegression(
+        C=clf.to_sklearn().C, tol=1e-12, max_iter=100_000, solver="newton-cholesky"
+    ).fit(X, y, sample_weight=weight)
+    ours, theirs = (
+        mean_objective(X, y, model.coef_, model.intercept_, alpha, weight)
+        for model in (clf, reference)
+    )
+    assert ours <= theirs * (1 + rel)

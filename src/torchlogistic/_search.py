@@ -294,8 +294,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     a run of 100 epochs passes through 10, 20 and 50 on its way. Small folds are trained
     side by side. Transformers are fitted once for each fold. Other parameters cut the
     grid into groups. What cannot be trained together is fitted one by one: estimators
-    with callbacks, early stopping, "lbfgs", "newton", optimizers without a rule of this
-    package, a ``random_state`` that is no int, another device than the CPU.
+    with callbacks, "lbfgs", "newton", optimizers without a rule of this package, a
+    ``RandomState`` instance as ``random_state``, another device than the CPU.
 
     Parameters
     ----------

@@ -89,7 +89,8 @@ def can_join(clf: Any) -> bool:
         or clf.verbose
         or getattr(clf, "_skl_callbacks", None)
     )
-    seeded = isinstance(clf.random_state, int | np.integer)
+    # A generator would have to be drawn from in the order of the fits.
+    seeded = clf.random_state is None or isinstance(clf.random_state, int | np.integer)
     weights = clf.class_weight.values() if isinstance(clf.class_weight, dict) else [1]
     try:
         clf._validate_params()
