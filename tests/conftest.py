@@ -1,12 +1,20 @@
 """Data that several test files share."""
 
+import os
+
 import matplotlib
 import pytest
+import torch
 from sklearn.datasets import make_moons
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 matplotlib.use("Agg")
+if not torch.cuda.is_available():  # read when Triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Scripts that import one another and optional packages; test_benchmarks.py runs them.
+collect_ignore = ["benchmarks"]
 
 
 class Chapter:

@@ -98,14 +98,6 @@ def test_gradcheck(n_classes):
     assert torch.autograd.gradcheck(Value.apply, coef.values.requires_grad_())
 
 
-def test_shrink_is_soft_thresholding():
-    values = torch.tensor([0.5, -0.05, 0.02, -0.7, 9.0], dtype=torch.float64)
-    coef = Coefficients(values, fit_intercept=True)
-    objective = Objective(make_loss(2), alpha=1.0, l1_ratio=0.5)
-    objective.shrink(coef.arrays.weight, 0.2, coef.xp)
-    assert coef.values.tolist() == pytest.approx([0.4, 0.0, 0.0, -0.6, 9.0])
-
-
 FULL = {
     "batch_size": None,
     "lr": 1.0,

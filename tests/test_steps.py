@@ -4,14 +4,17 @@ import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
+from torchlogistic._arrays import NumpyNamespace
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._rules import shrink
 from torchlogistic._steps import STEPS, TorchStep, find_rule, make_optimizer
 from torchlogistic._threads import Team
 
@@ -146,6 +149,12 @@ def test_l1_leads_to_the_minimum(cls, arguments):
     assert 0 < kept.sum() < len(w)
     torch.testing.assert_close(gradient[kept], -l1 * w[kept].sign(), atol=2e-3, rtol=0)
     assert (gradient[~kept].abs() <= l1 + 2e-3).all()
+
+
+def test_shrink_is_soft_thresholding():
+    weight = np.array([0.5, -0.05, 0.02, -0.7])
+    shrink(weight, 0.1, NumpyNamespace)
+    assert weight.tolist() == pytest.approx([0.4, 0.0, 0.0, -0.6])
 
 
 def test_rule_of_a_class():

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -38,6 +39,14 @@ def test_an_exception_in_any_task_is_raised_when_all_have_ended(failing):
     assert done == [1 - failing]
     team.run([lambda: done.append(5)] * 2)
     assert done == [1 - failing, 5, 5]
+
+
+def test_a_team_keeps_to_the_limit_of_a_worker():
+    size = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(lambda: Team().size)() for _ in "ab"
+    )
+    assert size == [1, 1] or torch.get_num_threads() > 2  # joblib shares the cores
+    assert Team().size == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("size", [1, 2])

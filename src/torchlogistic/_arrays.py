@@ -23,14 +23,30 @@ Array = Any  # numpy.ndarray on the CPU, torch.Tensor elsewhere
 Number = Any  # one number, or an array that broadcasts over the last axis
 
 
+def for_numpy(tensor: Tensor) -> bool:
+    """Whether NumPy computes with a tensor; the only place where this is decided."""
+    return tensor.device.type == "cpu"
+
+
 def as_array(tensor: Tensor) -> Array:
     """The array with the memory of a tensor."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+    return tensor.numpy() if for_numpy(tensor) else tensor
 
 
 def as_tensor(array: Array) -> Tensor:
     """The tensor with the memory of an array."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of a small tensor on a device, for which the host does not wait.
+
+    From pageable memory it would wait. The pinned memory is given back when the copy
+    is done, by torch's allocator.
+    """
+    if device.type != "cuda":
+        return tensor if device.type == "cpu" else tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class NumpyNamespace:
@@ -69,13 +85,8 @@ class NumpyNamespace:
         if out.flags.c_contiguous:
             # Its other modes buffer the result, to leave it alone if an index is bad.
             np.take(source, index, axis=0, out=out, mode="clip")
-            return
-        # torch starts threads of its own for larger pieces.
-        step = max(1, SERIAL_ENTRIES // max(1, out[0].size))
-        sources, indices, outs = map(torch.from_numpy, (source, index, out))
-        for start in range(0, len(out), step):
-            piece = slice(start, start + step)
-            torch.index_select(sources, 0, indices[piece], out=outs[piece])
+        else:  # rows with gaps: as one piece first, which is still in the cache then
+            out[...] = np.take(source, index, axis=0, mode="clip")
 
 
 def _mv(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -131,4 +142,27 @@ Namespace = type[NumpyNamespace] | type[TorchNamespace]
 
 def namespace(tensor: Tensor) -> Namespace:
     """The functions for arrays on the device of a tensor."""
-    return NumpyNamespace if tensor.device.type == "cpu" else TorchNamespace
+    return NumpyNamespace if for_numpy(tensor) else TorchNamespace
+
+
+# Systems of more equations are solved by torch on the CPU too: its factor serves twice.
+SMALL_SYSTEM = 2000
+
+
+def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
+    """Solve ``H x = b`` by a Cholesky factor; None if H is not positive definite.
+
+    Small systems on the CPU by NumPy, whose BLAS made H: torch's threads and those of
+    that BLAS spin while they wait, and would keep each other from the cores.
+    """
+    if H.device.type == "cpu" and len(H) <= SMALL_SYSTEM:
+        try:
+            L = np.linalg.cholesky(H.numpy())
+            x = np.linalg.solve(L.T, np.linalg.solve(L, b.numpy()))
+        except np.linalg.LinAlgError:
+            return None
+        return torch.from_numpy(x)
+    factor, failed = torch.linalg.cholesky_ex(H)
+    if failed.item():
+        return None
+    return torch.cholesky_solve(b[:, None], factor).squeeze(1)

@@ -28,7 +28,7 @@ from ._arrays import SERIAL_ENTRIES, Array, as_array
 from ._loss import Loss
 from ._objective import Coefficients, Objective
 from ._rows import Block, RandomStream, Rows
-from ._steps import InPlaceStep, Segment
+from ._rules import InPlaceStep, Segment
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache.
 BUFFER_BYTES = 2**20

@@ -59,9 +59,7 @@ class Judge:
             return
         # Some rows will do, spread over all.
         rows = self.rows
-        every = slice(None, None, -(-len(rows) // CHECKED_ROWS))
-        weight = None if rows.weight is None else rows.weight[every]
-        block = view_block(Rows(rows.X[every], rows.y[every], weight))
+        block = view_block(rows.every(-(-len(rows) // CHECKED_ROWS)))
         self.objective.logits(block, coef)
         loss = self.objective.mean_loss(block).item()
         null = self.null_loss

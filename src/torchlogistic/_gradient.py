@@ -9,11 +9,14 @@ depend on the number of threads, and so does the result not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +27,10 @@ from ._threads import Team
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
+STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
+# Sums of the loss, its gradient and the residuals, with logits and residuals written.
+Kernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -56,6 +62,7 @@ class PieceGradient:
     def __init__(self, objective: Objective, team: Team) -> None:
         self.objective = objective
         self.team = team
+        self._failed = False  # whether the kernel could not be built
 
     def evaluate(self, block: Block, coef: Coefficients) -> Tensor:
         """Logits and residuals into a block, the gradient into ``coef``.
@@ -63,7 +70,11 @@ class PieceGradient:
         Returns the sum of the losses: ().
         """
         groups = block.groups = block.groups or cut(block)
-        sums = self.each(groups, partial(self._sums, coef=coef))
+        kernel = None if self._failed else find_kernel(groups[0].pieces[0])
+        if kernel is None:
+            sums = self.each(groups, partial(self._sums, coef=coef))
+        else:
+            sums = [self._kernel_sums(group, coef, kernel) for group in groups]
         weight, intercept = sums[0].weight, sums[0].intercept
         for part in sums[1:]:
             weight += part.weight
@@ -91,7 +102,7 @@ class PieceGradient:
         objective, wide = self.objective, accumulator(coef.values)
         weight = as_array(torch.zeros_like(coef.weight, dtype=wide))
         product = as_array(torch.empty_like(coef.weight))
-        for piece in group.pieces:
+        for piece in on_device(group.pieces):
             objective.logits(piece, coef)
             objective.residual(piece)
             coef.product(piece.Xt, piece.r, product)
@@ -101,11 +112,70 @@ class PieceGradient:
         intercept = coef.xp.sum(group.rows.r, wide)
         return Sums(loss, weight, intercept)
 
+    def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
+        total: Any = None
+        try:
+            for piece in on_device(group.pieces):
+                sums = kernel(
+                    piece.X,
+                    piece.y,
+                    piece.weight,
+                    coef.weight,
+                    coef.intercept if coef.fit_intercept else None,
+                    logits=piece.logits,
+                    residual=piece.residual,
+                )
+                total = sums if total is None else [*map(torch.add, total, sums)]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton needs a C compiler to launch the first
+            self._failed = True
+            warnings.warn(
+                f"Triton could not build a kernel ({type(error).__name__}: {error}). "
+                "torch's products take its place; they read X twice.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return self._sums(group, coef)
+        return Sums(*total)
+
+
+def on_device(pieces: list[Block]) -> Iterable[Block]:
+    """Pieces with X where it is computed with, each until the next one is asked for."""
+    transfer = pieces[0].transfer
+    if transfer is None:
+        return pieces
+    arrived = transfer.pieces([as_tensor(piece.X) for piece in pieces])
+    pairs = zip(pieces, arrived, strict=True)
+    return (replace(piece, X=X, Xt=X.T, transfer=None) for piece, X in pairs)
+
+
+def write_logits(objective: Objective, block: Block, coef: Coefficients) -> Tensor:
+    """Write the logits of a block of any size into it."""
+    pieces = [block] if block.transfer is None else cut(block)[0].pieces
+    for piece in on_device(pieces):
+        objective.logits(piece, coef)
+    return block.logits
+
+
+def find_kernel(block: Block) -> Kernel | None:
+    """The kernel of :mod:`._triton`, if a block is one that it serves."""
+    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
+        return None
+    from ._triton import find_kernel  # half a second
+
+    return find_kernel(block.logits.device, block.n_features)
+
 
 def cut(block: Block) -> list[Group]:
     """Cut a block into groups of pieces."""
-    if block.logits.device.type != "cpu":
-        return [Group(block, [block])]
+    if not isinstance(block.z, np.ndarray):
+        X = block.X[:, : block.n_features]  # a buffer on a device may have ones
+        whole = replace(block, X=X, Xt=X.T)
+        if block.transfer is None:
+            return [Group(block, [whole])]
+        row_bytes = block.n_features * block.logits.itemsize
+        return [Group(block, whole.split(max(1, STREAMED_BYTES // row_bytes)))]
     n_outputs = block.logits[0].numel()
     row_size = max(block.X.shape[1], n_outputs)
     entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES)
@@ -158,7 +228,7 @@ class FullGradient:
         def project(group: Group, span: slice) -> None:
             out = change[span]
             start = 0
-            for piece in group.pieces:
+            for piece in on_device(group.pieces):
                 coef.product(piece.X, along[:n], out[start : start + len(piece)])
                 start += len(piece)
             if coef.fit_intercept:

@@ -37,11 +37,14 @@ from ._continuation import (
 )
 from ._divergence import Judge
 from ._fullbatch import FullBatch
+from ._gradient import write_logits
 from ._minibatch import MiniBatch
 from ._objective import Coefficients, Objective
 from ._rows import Batches, Block, RandomStream, Rows, view_block
 from ._steps import make_optimizer
 from ._threads import Team
+
+FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
 
 
 class QuickHistory(History):
@@ -298,7 +301,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 if not asks_to_stop(error):
                     raise
                 asked = True
-        self.asked_to_stop = asked
+        if asked:  # skorch looks closely at each attribute that is set
+            self.asked_to_stop = True
         if asked or self.solver_.done:
             raise StopTraining
 
@@ -392,7 +396,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
 
     def validation_step(self, batch: Block, **fit_params: Any) -> dict[str, Tensor]:
         """Logits and mean loss of the validation rows."""
-        logits = self.objective.logits(batch, self.coef)
+        logits = write_logits(self.objective, batch, self.coef)
         loss = self.objective.mean_loss(batch)
         return {"loss": loss, "y_pred": logits}
 
@@ -482,9 +486,11 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
     ) -> Iterator[Tensor]:
         X = X.X if isinstance(X, RowsDataset) else torch.as_tensor(X)
         values = self.coef.values
-        with torch.no_grad():
-            z = self.module_(X.to(dtype=values.dtype, device=values.device))
-        yield (z[:, 0] if is_binary(self.coef) else z).to(device)
+        step = len(X) if X.device == values.device else FORWARD_ENTRIES // X.shape[1]
+        for part in X.split(max(step, 1)):
+            with torch.no_grad():
+                z = self.module_(part.to(dtype=values.dtype, device=values.device))
+            yield (z[:, 0] if is_binary(self.coef) else z).to(device)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         logits = torch.cat(list(self.forward_iter(X)))

@@ -59,8 +59,6 @@ from torch import Tensor
 from ._arrays import (
     SERIAL_ENTRIES,
     Array,
-    Namespace,
-    Number,
     as_array,
     as_tensor,
     namespace,
@@ -158,7 +156,7 @@ def allocate_coefficients(
     """Zero coefficients for rows, on their device and of their dtype."""
     length = rows.X.shape[1] + fit_intercept
     shape = (length,) if n_outputs == 1 else (length, n_outputs)
-    values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.X.device)
+    values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.device)
     return Coefficients(values, fit_intercept=fit_intercept)
 
 
@@ -240,18 +238,23 @@ class Objective:
 
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
-        total: Any = 0
-        # In parts, for which torch starts no threads of its own.
-        step = SERIAL_ENTRIES // self.loss.n_outputs
+        # In parts, for which torch starts no threads of its own. A device takes all at
+        # once: there each part would cost the launch of several kernels.
+        on_device = not isinstance(block.y, np.ndarray)
+        step = len(block) if on_device else SERIAL_ENTRIES // self.loss.n_outputs
+        dtype = accumulator(block.logits) if on_device else None
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         y = block.targets
-        for start in range(0, len(block), step):
+        z, starts = block.logits, range(0, len(block), step)
+        whole = len(starts) == 1
+        sums = []
+        for start in starts:
             rows = slice(start, start + step)
-            values = self.loss.value(block.logits[rows], y[rows])
+            values = self.loss.value(*((z, y) if whole else (z[rows], y[rows])))
             if weight is not None:
-                values.mul_(weight[rows])
-            total = total + values.sum()
-        return total
+                values.mul_(weight if whole else weight[rows])
+            sums.append(values.sum(dtype=dtype))
+        return sums[0] if whole else torch.stack(sums).sum()
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""
@@ -276,11 +279,3 @@ class Objective:
         if coef.frozen[0]:
             g.zero_()
         return total
-
-    def shrink(self, weight: Array, step: Number, xp: Namespace) -> None:
-        """Proximal step of the L1 penalty after a gradient step of size ``step``.
-
-        The size is one number or, for rules that scale each coefficient, one each.
-        """
-        threshold = step * self.l1
-        weight -= xp.clip(weight, -threshold, threshold)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._arrays import solve_definite
+
 ROUNDS = 40  # of gradient steps, and then an attempt at the exact solution
 STEPS = 50
 POWER_STEPS = 20
@@ -68,12 +70,12 @@ def _solve_with_signs(
         exact = torch.zeros_like(u)
     else:
         sign = u[free].sign()
-        factor, failed = torch.linalg.cholesky_ex(H[free][:, free])
-        if failed.item():
-            return None
         right = -(constant[free] + l1[free] * sign)
+        solution = solve_definite(H[free][:, free], right)
+        if solution is None:
+            return None
         exact = torch.zeros_like(u)
-        exact[free] = torch.cholesky_solve(right[:, None], factor).squeeze(1)
+        exact[free] = solution
     flipped = (exact.sign() != u.sign()) & (l1 > 0)
     slope = constant + H @ exact
     missed = ((slope + l1 * exact.sign()).abs() > tol) & (exact != 0)

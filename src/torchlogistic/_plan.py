@@ -14,7 +14,7 @@ from typing import Any
 
 import joblib
 import numpy as np
-from sklearn import config_context, get_config
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.metrics._scorer import _BaseScorer, _PassthroughScorer
 from sklearn.pipeline import Pipeline
@@ -112,7 +112,6 @@ class Bench:
         scorers = getattr(work.scorer, "_scorers", {"": work.scorer}).values()
         known = all(isinstance(s, _BaseScorer | _PassthroughScorer) for s in scorers)
         self.lean = known and not work.score_params
-        self.checked = False
         if self.lean:
             rows = [work.test(estimator, split)]
             if work.train_score:
@@ -131,24 +130,13 @@ class Bench:
         classifier = head_and_classifier(estimator)[1]
         start = time.perf_counter()
         scores: list[Any] = []
-        # The metrics' parameters are the scorer's own, the same for each candidate:
-        # it is enough to validate them once.
-        skip = self.checked or get_config()["skip_parameter_validation"]
-        with config_context(skip_parameter_validation=skip):
-            for X, y in self.rows:
-                try:
-                    scores.append(self.work.scorer(classifier, X, y))
-                except Exception as error:
-                    scores.append(error)
+        for X, y in self.rows:
+            try:
+                scores.append(self.work.scorer(classifier, X, y))
+            except Exception as error:
+                scores.append(error)
         scored.score_time = (time.perf_counter() - start) / len(scores)
         scored.test, scored.train = scores[0], scores[-1]
-        self.checked = not any(map(has_failed, scores))
-
-
-def has_failed(score: Any) -> bool:
-    """Whether a scorer raised; several metrics report that as a text."""
-    parts = score.values() if isinstance(score, dict) else [score]
-    return any(isinstance(part, Exception | str) for part in parts)
 
 
 def head_and_classifier(estimator: Any) -> tuple[Pipeline | None, Any]:

@@ -16,19 +16,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Array, Number, as_array, as_tensor, namespace
+from ._arrays import Array, Number, as_array, as_tensor, namespace, send
 from ._threads import Team
+from ._transfer import Fill, Slot, Transfer
 
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
 # batches in it are read twice, once for the logits and once for the gradient.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
 # The same for batches of which not even two fit: in the cache that the cores share.
 LARGE_CHUNK_BYTES = 2**22
-# Work on more bytes is shared by several threads.
-SHARED_BYTES = 2**18
+# Batches that a chunk may hold where their updates are recorded as one CUDA graph: so
+# many that its launch costs nothing, so few that it is soon recorded.
+CHUNK_BATCHES = {"cuda": 512}
+# Copies of more bytes are shared by several threads.
+SHARED_BYTES = 2**20
 DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
 
 
@@ -43,14 +48,29 @@ class Rows:
         Targets of the loss, of the dtype of X.
     weight : Tensor of shape (n_rows,), optional
         None stands for all ones.
+    transfer : Transfer, optional
+        Takes rows on the host to the device that computes with them. None stands for
+        rows that are where they are computed with.
     """
 
     X: Tensor
     y: Tensor
     weight: Tensor | None = None
+    transfer: Transfer | None = None
 
     def __len__(self) -> int:
         return len(self.X)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes with the rows."""
+        return self.X.device if self.transfer is None else self.transfer.device
+
+    def every(self, step: int) -> Rows:
+        """Every so manieth row, on that device."""
+        X, y = (t[::step].to(self.device) for t in (self.X, self.y))
+        weight = self.weight
+        return Rows(X, y, None if weight is None else weight[::step].to(self.device))
 
 
 @dataclass(slots=True)
@@ -73,6 +93,7 @@ class Block:
     n_features: int
     scale: Number  # 1 / n_rows
     groups: Any = None  # its pieces, once it was cut by ``_gradient``
+    transfer: Transfer | None = None  # what brings X, which is on the host
 
     def __len__(self) -> int:
         return len(self.y)
@@ -112,6 +133,8 @@ class Block:
                     residual,
                     self.n_features,
                     scale if n_rows == size else block_scale(n_rows, self.y),
+                    None,
+                    self.transfer,
                 )
             )
         return blocks
@@ -134,26 +157,43 @@ def make_block(
     return Block(*arrays, logits, residual, n_features, scale)
 
 
-def buffer_block(rows: Rows, n_rows: int, *, fit_intercept: bool) -> Block:
+def buffer_block(
+    rows: Rows,
+    n_rows: int,
+    *,
+    fit_intercept: bool,
+    device: torch.device | None = None,
+    pinned: bool = False,
+) -> Block:
     """Allocate a block for so many of the rows, with a column of ones if asked for."""
     n_features = rows.X.shape[1]
-    X = rows.X.new_empty((n_rows, n_features + fit_intercept))
+    empty = partial(
+        torch.empty,
+        dtype=rows.X.dtype,
+        device=rows.X.device if device is None else device,
+        pin_memory=pinned,
+    )
+    X = empty((n_rows, n_features + fit_intercept))
     X[:, n_features:] = 1.0
-    y = X.new_empty((n_rows, *rows.y.shape[1:]))
+    y = empty((n_rows, *rows.y.shape[1:]))
     weight = None
     if rows.weight is not None:
-        weight = as_array(X.new_empty((n_rows,) + (1,) * (y.dim() - 1)))
+        weight = as_array(empty((n_rows,) + (1,) * (y.dim() - 1)))
     logits, residual = torch.empty_like(y), torch.empty_like(y)
     return make_block(as_array(X), as_array(y), weight, logits, residual, n_features)
 
 
 def view_block(rows: Rows) -> Block:
     """All rows as one block, without a copy of X and without a column of ones."""
-    X, y, weight = rows.X, rows.y, rows.weight
+    X, y, weight = rows.X, rows.y.to(rows.device), rows.weight
     if weight is not None:
+        weight = weight.to(rows.device)
         weight = as_array(weight.view(-1, *(1,) * (y.dim() - 1)))
     logits, residual = torch.empty_like(y), torch.empty_like(y)
-    return make_block(as_array(X), as_array(y), weight, logits, residual, X.shape[1])
+    columns = as_array(X), as_array(y), weight
+    block = make_block(*columns, logits, residual, X.shape[1])
+    block.transfer = rows.transfer
+    return block
 
 
 class Copier:
@@ -185,18 +225,22 @@ class Copier:
 
     def gather(self, index: Array, block: Block) -> None:
         """Copy rows of an index of shape (len(block),)."""
-        n_rows, size = len(block), 1
-        if self.xp is namespace(torch.empty(0)) and block.X.nbytes > SHARED_BYTES:
-            size = self.team.size
-        step = -(-n_rows // size)
         targets = self._targets(block)
-        pieces = [slice(i, i + step) for i in range(0, n_rows, step)]
-        self.team.run([partial(self._gather, index, targets, p) for p in pieces])
+        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= SHARED_BYTES:
+            self._gather(index, targets)
+            return
+        step = -(-len(block) // self.team.size)
+        pieces = [slice(i, i + step) for i in range(0, len(block), step)]
+        self.team.run(
+            [
+                partial(self._gather, index[piece], [out[piece] for out in targets])
+                for piece in pieces
+            ]
+        )
 
-    def _gather(self, index: Array, targets: list[Array], piece: slice) -> None:
-        index = index[piece]
+    def _gather(self, index: Array, targets: list[Array]) -> None:
         for source, out in zip(self.arrays, targets, strict=True):
-            self.xp.take(source, index, out[piece])
+            self.xp.take(source, index, out)
 
 
 class RandomStream:
@@ -288,6 +332,27 @@ class Chunk:
         return Chunk(self.span[0 : rows.stop], batches)
 
 
+class Lane(Slot):
+    """A chunk on the device, and where its rows are collected on the host."""
+
+    def __init__(
+        self, rows: Rows, capacity: int, batch_size: int, *, fit_intercept: bool
+    ) -> None:
+        assert rows.transfer is not None
+        allocate = partial(buffer_block, rows, capacity, fit_intercept=fit_intercept)
+        span = allocate(device=rows.device)
+        self.source = allocate(pinned=rows.transfer.pinned)
+        self.chunk = self.last = Chunk(span, span.split(batch_size))
+        if len(rows) % capacity:
+            self.last = self.chunk[: len(rows) % capacity]
+        super().__init__(*map(_tensors, (self.source, span)))
+
+
+def _tensors(block: Block) -> list[Tensor]:
+    arrays = [block.X, block.y] + [block.weight] * (block.weight is not None)
+    return [as_tensor(array) for array in arrays]
+
+
 # The batches of a chunk, each ready when it is reached, and the span of all.
 Visit = tuple[Iterable[Block], Block]
 
@@ -328,35 +393,49 @@ class Batches:
         self.n_rows = n_rows = len(rows)
         self.batch_size = batch_size = min(batch_size, n_rows)
         self.n_batches = -(-n_rows // batch_size)
-        self.device = rows.X.device
+        self.device = rows.device
+        self.transfer = rows.transfer
+        # A batch of all rows, which are on the host, passes through in pieces.
+        self.in_pieces = rows.transfer is not None and batch_size == n_rows
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
+        self._full = self._last = self._lay_out(rows, fit_intercept)
+        capacity = len(self._full.span)
+        self._starts = range(0, n_rows, capacity)
+        if n_rows % capacity:
+            self._last = self._full[: n_rows % capacity]
+
+    def _lay_out(self, rows: Rows, fit_intercept: bool) -> Chunk:
+        """Choose where batches lie and how they come there; returns a full chunk."""
+        batch_size, n_rows = self.batch_size, self.n_rows
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
         fitting //= self.batch_bytes
-        in_order = batch_size == n_rows or not shuffle
-        if fitting > 1:  # small batches: copied into one buffer, many at a time
+        fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
+        in_order = batch_size == n_rows or not self.shuffle
+        if rows.transfer is not None and not self.in_pieces:
+            capacity = min(max(fitting, 1) * batch_size, n_rows)
+            lane = partial(Lane, rows, capacity, batch_size)
+            self._lanes = [lane(fit_intercept=fit_intercept) for _ in range(2)]
+            self._order = self._streamed
+            return self._lanes[0].chunk
+        if fitting > 1 and not self.in_pieces:
+            # Small batches: copied into one buffer, many at a time.
             capacity = min(fitting * batch_size, n_rows)
             span = buffer_block(rows, capacity, fit_intercept=fit_intercept)
-            full = Chunk(span, span.split(batch_size))
             kept = in_order and capacity == n_rows
             if kept:  # one buffer in the order of the rows stays as it is
                 self.copier.copy(slice(None), span)
             self._order = self._kept if kept else self._copied
+        elif in_order:  # read where they are
+            span = view_block(rows)
+            self._order = self._read_ahead
         else:
             # Sums of so many rows cost more than what a column of ones saves.
             fitting = max(LARGE_CHUNK_BYTES // self.batch_bytes, 1)
-            capacity = n_rows if in_order else min(fitting * batch_size, n_rows)
-            if in_order:  # read where they are
-                span = view_block(rows)
-            else:
-                span = buffer_block(rows, capacity, fit_intercept=False)
-            full = Chunk(span, span.split(batch_size))
-            self._order = self._read_ahead if in_order else self._copied
-        self._starts = range(0, n_rows, capacity)
-        self._full = full
-        self._last = full
-        if n_rows % capacity and full.batches:
-            self._last = full[: n_rows % capacity]
+            capacity = min(fitting * batch_size, n_rows)
+            span = buffer_block(rows, capacity, fit_intercept=False)
+            self._order = self._copied
+        return Chunk(span, span.split(batch_size))
 
     def __iter__(self) -> Iterator[Visit]:
         seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
@@ -369,6 +448,8 @@ class Batches:
         """Batches where they lie in memory, each in the cache when it is reached."""
         batches, span = self._full.batches, self._full.span
         ahead = [partial(read, block.X) for block in batches[1:]]
+        if not isinstance(span.X, np.ndarray):
+            ahead = []  # a device would read X twice
         yield self.copier.team.ahead(batches, ahead), span
 
     def _copied(self, seed: int) -> Iterator[Visit]:
@@ -381,13 +462,37 @@ class Batches:
                 self.copier.gather(order[source], chunk.span)
             yield chunk.batches, chunk.span
 
+    def _streamed(self, seed: int) -> Iterator[Visit]:
+        order = None
+        if self.shuffle:
+            order = as_array(self.stream.permutation(self.n_rows, seed))
+
+        def collect(start: int) -> Fill[Lane]:
+            def fill(lane: Lane) -> int:
+                stop = min(start + self._starts.step, self.n_rows)
+                host = lane.source[0 : stop - start]
+                if order is None:
+                    self.copier.copy(slice(start, stop), host)
+                else:
+                    self.copier.gather(order[start:stop], host)
+                return stop - start
+
+            return fill
+
+        assert self.transfer is not None
+        arrived = self.transfer.run(self._lanes, map(collect, self._starts))
+        for start, lane in zip(self._starts, arrived, strict=True):
+            whole = start + self._starts.step <= self.n_rows
+            chunk = lane.chunk if whole else lane.last
+            yield chunk.batches, chunk.span
+
     def _chunks(self) -> Iterator[tuple[int, Chunk]]:
         for start in self._starts:
             whole = start + self._starts.step <= self.n_rows
             yield start, self._full if whole else self._last
 
     def _permutation(self, seed: int) -> Array:
-        return as_array(self.stream.permutation(self.n_rows, seed).to(self.device))
+        return as_array(send(self.stream.permutation(self.n_rows, seed), self.device))
 
 
 def read(X: Array) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +66,33 @@ def train(estimator: Any, task: Task) -> LogisticNet:
 
     Returns the net, from which the fitted attributes are read. The estimator is not
     changed.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If the device has too little memory, with what would take less.
     """
+    try:
+        with current(task.device):
+            return run(estimator, task)
+    except torch.OutOfMemoryError as error:
+        # What its frames refer to would stay on the device as long as the error.
+        traceback.clear_frames(error.__traceback__)
+        n_rows, n_features = task.rows.X.shape
+        raise torch.OutOfMemoryError(
+            f"device={str(task.device)!r} ran out of memory while it trained on "
+            f"{n_rows} x {n_features} of {task.rows.X.dtype}: use a smaller "
+            "batch_size, dtype='float32' or device='cpu'."
+        ) from error
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the one on which kernels and graphs of ours are started."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def run(estimator: Any, task: Task) -> LogisticNet:
+    """Do what :func:`train` says, on the current device."""
     # 1. The objective, and what minimises it.
     solver = find_solver(estimator.optimizer)
     arguments = optimizer_arguments(

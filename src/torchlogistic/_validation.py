@@ -26,12 +26,15 @@ from sklearn.utils.validation import (
 
 from ._loss import Loss
 from ._rows import Rows
+from ._transfer import Transfer, fits
 
 if TYPE_CHECKING:
     from ._weighting import Weighting
 
 ACCELERATORS = ("cuda", "xpu", "mps")
 KINDS = (Number, str, bytes)  # of labels
+# Targets, logits, residuals, and what is computed of them, each of n_rows x n_outputs.
+TRAINING_VECTORS = 8
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
 
 
@@ -393,15 +396,26 @@ def to_rows(
 ) -> Rows:
     """Move encoded rows to the device, weighted, without those of weight zero.
 
-    A C-contiguous X on the CPU is not copied if all rows stay.
+    A C-contiguous X on the CPU is not copied if all rows stay. Rows that do not fit in
+    the memory of the device stay on the host.
     """
     rows = weighting.drop_weightless(rows)
-    weight = weighting(rows.y, rows.sample_weight)
+    weights = weighting(rows.y, rows.sample_weight)
+    transfer = None
+    if not fits(device, _training_bytes(rows.X, loss.n_outputs)):
+        transfer = Transfer(device)
+        device = torch.device("cpu")
     X = as_tensor(rows.X, device)
     y = loss.targets(as_tensor(rows.y, device), X.dtype)
-    if weight is not None:
-        return Rows(X, y, as_tensor(weight, device).to(X.dtype))
-    return Rows(X, y)
+    weight = None if weights is None else as_tensor(weights, device).to(X.dtype)
+    return Rows(X, y, weight, transfer)
+
+
+def _training_bytes(X: np.ndarray, n_outputs: int) -> int:
+    """What training takes of a device's memory: X, vectors, and the order of rows."""
+    n_rows, n_features = X.shape
+    entries = n_features + TRAINING_VECTORS * n_outputs
+    return n_rows * (entries * X.itemsize + 8)
 
 
 class _Writeable:

@@ -1,0 +1,495 @@
+"""Update rules: what one gradient does to the coefficients.
+
+The rules of ``torch.optim``, applied in place to one vector of all coefficients rather
+than to a list of parameters. Their state lives in the optimizer of torch as views of
+such vectors, so that it can be saved, loaded and watched as usual.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ._arrays import Array, Namespace, Number, as_array
+from ._objective import Coefficients, Objective
+from ._rows import Block
+
+Listener = Callable[[], None]
+# Writes the gradient on a block into the coefficients.
+Gradient = Callable[[Block, Coefficients], None]
+
+
+@dataclass(slots=True)
+class Segment:
+    """Coefficients that are updated as one array.
+
+    All of them, unless a callback froze the weight or the intercept, or did so for a
+    while: then each has a segment with its own number of steps.
+    """
+
+    values: Array
+    gradient: Array
+    weight: Array  # the part of the values that is penalised
+    state: dict[str, Array]  # of the shape of the values
+    scratch: Array
+    weight_scratch: Array  # of the shape of the weight
+    n_steps: int
+
+
+class InPlaceStep:
+    """Update by a rule of ours; abstract: a rule defines the six methods below.
+
+    The numbers of a rule stay the same for a fit, but for those that follow the number
+    of steps or ``lr``. The attributes named in ``varying`` hold these: a recorded CUDA
+    graph finds them in memory, on the device.
+
+    With an L1 penalty each step is followed by its proximal step, of the length that
+    the rule gives to a gradient of one: for rules that scale each coefficient, the
+    proximal step in their metric [1]_. It leads to the minimum of the objective, which
+    a proximal step of length ``lr`` would miss.
+
+    References
+    ----------
+    .. [1] J. Yun, A. Lozano and E. Yang, "Adaptive Proximal Gradient Methods for
+       Structured Neural Networks", NeurIPS 2021.
+    """
+
+    counts = True  # whether the optimizer's state has the number of steps
+    varying: tuple[str, ...]
+    follows_steps = False  # whether the varying numbers change from step to step
+    first_differs = False  # whether the first step is another function
+
+    def __init__(
+        self,
+        objective: Objective,
+        coef: Coefficients,
+        optimizer: Optimizer,
+        gradient: Gradient,
+    ) -> None:
+        self.objective = objective
+        self.coef = coef
+        self.optimizer = optimizer
+        self.gradient = gradient
+        self.xp = coef.xp
+        self.l1 = has_any(objective.l1)
+        self.largest = torch.finfo(coef.values.dtype).max
+        self._scratch = torch.empty_like(coef.values)
+        self._state: dict[str, Tensor] = {}
+        self._views: dict[str, list[Tensor]] = {}
+        # What a refresh found the last time.
+        self._read: list[Any] | None = None
+        self._whole: Segment | None = None  # the segment of all coefficients
+        self._cut_names: list[str] = []
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        """Names of the tensors in the optimizer's state."""
+        raise NotImplementedError
+
+    def read(self, group: dict[str, Any]) -> None:
+        """Read the numbers of the rule."""
+        raise NotImplementedError
+
+    def numbers(self, n_steps: int) -> tuple[Any, ...]:
+        """The varying numbers at the step that is the so manieth."""
+        raise NotImplementedError
+
+    def adjust(self, n_steps: int) -> None:
+        """Set the varying numbers for that step, if they follow the steps."""
+        raise NotImplementedError
+
+    def move(self, segment: Segment) -> None:
+        """Update the values of a segment by its gradient, which may be overwritten."""
+        raise NotImplementedError
+
+    def reach(self, segment: Segment) -> Number:
+        """Length of the step that the rule gives to a lasting gradient of the L1 norm.
+
+        Called after ``move``, for the same step; a number, or an array of the shape of
+        the weight.
+        """
+        raise NotImplementedError
+
+    def number(self, value: Any) -> Number:
+        """A number in the form that arrays of the coefficients take quickest."""
+        return self.xp.number(value, self.coef.arrays.values)
+
+    def refresh(self) -> None:
+        """Read what a callback may have changed since the last call."""
+        group = self.optimizer.param_groups[0]
+        numbers = [value for key, value in group.items() if key != "params"]
+        if numbers != self._read:
+            self.read_numbers(group)
+            self._names = self.names(group)
+            self._read = numbers
+        for name in self._names:
+            if name not in self._state:
+                self._state[name] = torch.zeros_like(self.coef.values)
+                self._views[name] = self.coef.as_linear(self._state[name])
+        for parameter in group["params"]:
+            parameter.grad = None
+        n_steps = [
+            self._adopt(part, parameter) if parameter.requires_grad else None
+            for part, parameter in enumerate(group["params"])
+        ]
+        whole = None not in n_steps and n_steps.count(n_steps[0]) == len(n_steps)
+        if whole and self._whole is not None and self._cut_names == self._names:
+            self._whole.n_steps = cast("int", n_steps[0])
+            self.segments = [self._whole]
+            return
+        self.segments = self._cut(n_steps)
+        self._whole = self.segments[0] if whole else None
+        self._cut_names = self._names
+
+    def read_numbers(self, group: dict[str, Any]) -> None:
+        """Read the numbers of all rules; each may be an array, one per output."""
+        rate = group["lr"]
+        several = isinstance(rate, np.ndarray)
+        self.rate = rate if several else min(float(rate), self.largest)
+        self.lr = self.number(self.rate)
+        self.maximize = group["maximize"]
+        self.read(group)
+
+    def _adopt(self, part: int, parameter: Tensor) -> int:
+        """Make a parameter's state, which may be loaded, views of ours.
+
+        Returns the number of steps it has seen.
+        """
+        state = self.optimizer.state.get(parameter, {})
+        seen = 0
+        for name in self._names:
+            view, tensor = self._views[name][part], state.get(name)
+            if tensor is None:
+                view.zero_()
+            else:
+                seen = 1
+                if tensor is not view:
+                    view.copy_(tensor)
+                    state[name] = view
+        return int(state["step"]) if "step" in state else seen
+
+    def _cut(self, n_steps: list[int | None]) -> list[Segment]:
+        """Segments of parts that go together; None stands for a frozen part."""
+        arrays, n = self.coef.arrays, self.coef.n_features
+        state = {name: as_array(self._state[name]) for name in self._names}
+        scratch = as_array(self._scratch)
+        first = n_steps[0]
+        if first is not None and n_steps.count(first) == len(n_steps):
+            whole = arrays.values, arrays.gradient, arrays.weight
+            return [Segment(*whole, state, scratch, scratch[:n], first)]
+        parts = [
+            (slice(0, n), arrays.weight),
+            (slice(n, None), arrays.values[:0]),
+        ]
+        return [
+            Segment(
+                values=arrays.values[rows],
+                gradient=arrays.gradient[rows],
+                weight=weight,
+                state={name: array[rows] for name, array in state.items()},
+                scratch=scratch[rows],
+                weight_scratch=scratch[rows][: len(weight)],
+                n_steps=steps,
+            )
+            for (rows, weight), steps in zip(parts, n_steps, strict=False)
+            if steps is not None
+        ]
+
+    def commit(self) -> None:
+        """Leave the state where the optimizer keeps it."""
+        if not (self.counts or self._names):
+            return
+        parameters = self.optimizer.param_groups[0]["params"]
+        moved = [part for part, p in enumerate(parameters) if p.requires_grad]
+        for i, part in enumerate(moved):
+            segment = self.segments[min(i, len(self.segments) - 1)]
+            state = self.optimizer.state[parameters[part]]
+            if self.counts:
+                state["step"] = torch.tensor(
+                    float(segment.n_steps), dtype=torch.float32, device="cpu"
+                )
+            for name in self._names:
+                state[name] = self._views[name][part]
+
+    def update(self, block: Block, listener: Listener | None) -> None:
+        """Update the coefficients; ``listener`` hears of the gradient before it."""
+        self.gradient(block, self.coef)
+        if listener is not None:
+            listener()
+        for segment in self.segments:
+            segment.n_steps += 1
+            if self.follows_steps:
+                self.adjust(segment.n_steps)
+            self._apply(segment)
+
+    def repeat(self, block: Block, numbers: Sequence[Tensor]) -> None:
+        """The update of the one segment, with the varying numbers from memory."""
+        (segment,) = self.segments
+        for name, number in zip(self.varying, numbers, strict=True):
+            setattr(self, name, number)
+        self.gradient(block, self.coef)
+        self._apply(segment)
+
+    def _apply(self, segment: Segment) -> None:
+        if self.maximize:
+            gradient = segment.gradient
+            gradient *= -1
+        self.move(segment)
+        if self.l1:
+            shrink(segment.weight, self.reach(segment), self.xp)
+
+    def constants(self) -> Any:
+        """What an update depends on besides the tensors and the varying numbers."""
+        group = self.optimizer.param_groups[0]
+        fixed = {k: v for k, v in group.items() if k not in ("params", "lr")}
+        return fixed, [p.requires_grad for p in group["params"]]
+
+
+def has_any(number: Any) -> bool:
+    """Whether a number, or any of an array of numbers, is not zero."""
+    return bool(number.any() if isinstance(number, np.ndarray) else number)
+
+
+def lasting(momentum: Any) -> Any:
+    """The sum of all powers of a momentum: how far it takes what goes on for ever."""
+    return math.inf if np.ndim(momentum) == 0 and momentum == 1 else 1 / (1 - momentum)
+
+
+def shrink(weight: Array, threshold: Number, xp: Namespace) -> None:
+    """Proximal step of the L1 norm.
+
+    The threshold is one number or, for rules that scale each coefficient, one each.
+    """
+    weight -= xp.clip(weight, -threshold, threshold)
+
+
+class SGDStep(InPlaceStep):
+    """Stochastic gradient descent with momentum, as ``torch.optim.SGD`` [1]_.
+
+    References
+    ----------
+    .. [1] I. Sutskever et al., "On the importance of initialization and momentum in
+       deep learning", ICML 2013.
+    """
+
+    counts = False
+    varying = ("lr", "length")
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["momentum_buffer"] if has_any(group["momentum"]) else []
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.has_momentum = self.first_differs = has_any(group["momentum"])
+        self.momentum = self.number(group["momentum"])
+        self.gain = self.number(1 - group["dampening"])
+        self.nesterov = group["nesterov"]
+        self.weight_decay = group["weight_decay"]
+        self.stretch: Any = 1.0
+        if self.has_momentum:
+            self.stretch = (1 - group["dampening"]) * lasting(group["momentum"])
+            if self.nesterov:
+                self.stretch = 1 + group["momentum"] * self.stretch
+        self.length = self.number(self.numbers(1)[1])
+
+    def numbers(self, n_steps: int) -> tuple[Any, ...]:
+        return self.rate, self.rate * self.stretch * self.objective.l1
+
+    def move(self, segment: Segment) -> None:
+        gradient = direction = segment.gradient
+        values = segment.values
+        if self.weight_decay:
+            direction += self.weight_decay * values
+        if self.has_momentum:
+            velocity = segment.state["momentum_buffer"]
+            if segment.n_steps == 1:  # the first gradient is not dampened
+                velocity[...] = direction
+            else:
+                velocity *= self.momentum
+                velocity += self.gain * direction
+            if self.nesterov:
+                direction += self.momentum * velocity
+            else:
+                gradient = velocity
+        self.xp.multiply(gradient, self.lr, out=direction)
+        values -= direction
+
+    def reach(self, segment: Segment) -> Number:
+        return self.length
+
+
+class AdamStep(InPlaceStep):
+    """Adam and AdamW, as ``torch.optim.Adam`` and ``AdamW`` [1]_, [2]_.
+
+    References
+    ----------
+    .. [1] D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    .. [2] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR
+       2019.
+    """
+
+    varying = ("added", "scale", "stride", "keep")
+    follows_steps = True
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.betas = tuple(map(float, group["betas"]))
+        self.beta1, self.beta2 = map(self.number, self.betas)
+        self.rest1, self.rest2 = (self.number(1 - beta) for beta in self.betas)
+        self.eps = group["eps"]
+        self.amsgrad = group["amsgrad"]
+        decoupled = isinstance(self.optimizer, torch.optim.AdamW)
+        decoupled = group.get("decoupled_weight_decay", decoupled)
+        self.weight_decay = 0.0 if decoupled else group["weight_decay"]
+        self.shrinks = decoupled and bool(group["weight_decay"])
+        self.kept = 1 - self.rate * group["weight_decay"]
+        self.keep = self.number(self.kept)
+
+    def numbers(self, n_steps: int) -> tuple[Any, ...]:
+        # Both averages start at zero; the corrections are one number each.
+        beta1, beta2 = self.betas
+        correction = (1 - beta2**n_steps) ** 0.5
+        scale = self.rate * correction
+        return self.eps * correction, scale, scale / (1 - beta1**n_steps), self.kept
+
+    def adjust(self, n_steps: int) -> None:
+        added, scale, stride, _ = self.numbers(n_steps)
+        self.added = self.number(added)
+        self.scale = self.number(scale)
+        self.stride = self.number(stride)
+
+    def move(self, segment: Segment) -> None:
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
+        mean, square = segment.state["exp_avg"], segment.state["exp_avg_sq"]
+        if self.shrinks:
+            values *= self.keep
+        if self.weight_decay:
+            gradient += self.weight_decay * values
+        mean *= self.beta1
+        mean += self.rest1 * gradient
+        gradient *= gradient
+        gradient *= self.rest2
+        square *= self.beta2
+        square += gradient
+        if self.amsgrad:
+            largest = segment.state["max_exp_avg_sq"]
+            square = self.xp.maximum(largest, square, out=largest)
+        self.xp.sqrt(square, out=root)
+        root += self.added
+        self.xp.divide(mean, root, out=gradient)
+        gradient *= self.stride
+        values -= gradient
+
+    def reach(self, segment: Segment) -> Number:
+        root = segment.weight_scratch
+        return self.xp.divide(self.scale, root) * self.objective.l1
+
+
+class RMSpropStep(InPlaceStep):
+    """RMSprop, plain or centred, with momentum, as ``torch.optim.RMSprop`` [1]_.
+
+    References
+    ----------
+    .. [1] G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012.
+    """
+
+    varying = ("lr", "length")
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return [
+            "square_avg",
+            *["momentum_buffer"] * (group["momentum"] > 0),
+            *["grad_avg"] * group["centered"],
+        ]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.decay = self.number(group["alpha"])
+        self.rest = self.number(1 - group["alpha"])
+        self.eps = self.number(group["eps"])
+        self.has_momentum = group["momentum"] > 0
+        self.momentum = self.number(group["momentum"])
+        self.centered = group["centered"]
+        self.weight_decay = group["weight_decay"]
+        self.stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
+        self.length = self.number(self.numbers(1)[1])
+
+    def numbers(self, n_steps: int) -> tuple[Any, ...]:
+        return self.rate, self.rate * self.stretch
+
+    def move(self, segment: Segment) -> None:
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
+        if self.weight_decay:
+            gradient += self.weight_decay * values
+        square = segment.state["square_avg"]
+        square *= self.decay
+        square += self.rest * (gradient * gradient)
+        root[...] = square
+        if self.centered:
+            mean = segment.state["grad_avg"]
+            mean *= self.decay
+            mean += self.rest * gradient
+            root -= mean * mean
+        self.xp.sqrt(root, out=root)
+        root += self.eps
+        gradient /= root
+        if self.has_momentum:
+            velocity = segment.state["momentum_buffer"]
+            velocity *= self.momentum
+            velocity += gradient
+            gradient[...] = velocity
+        gradient *= self.lr
+        values -= gradient
+
+    def reach(self, segment: Segment) -> Number:
+        root = segment.weight_scratch
+        return self.xp.divide(self.length, root) * self.objective.l1
+
+
+class AdagradStep(InPlaceStep):
+    """Adagrad, as ``torch.optim.Adagrad`` [1]_.
+
+    References
+    ----------
+    .. [1] J. Duchi, E. Hazan and Y. Singer, "Adaptive Subgradient Methods for Online
+       Learning and Stochastic Optimization", JMLR 12, 2011.
+    """
+
+    varying = ("step",)
+    follows_steps = True
+
+    def names(self, group: dict[str, Any]) -> list[str]:
+        return ["sum"]
+
+    def read(self, group: dict[str, Any]) -> None:
+        self.lr_decay = group["lr_decay"]
+        self.eps = self.number(group["eps"])
+        self.weight_decay = group["weight_decay"]
+
+    def numbers(self, n_steps: int) -> tuple[Any, ...]:
+        return (self.rate / (1 + (n_steps - 1) * self.lr_decay),)
+
+    def adjust(self, n_steps: int) -> None:
+        self.step = self.number(*self.numbers(n_steps))
+
+    def move(self, segment: Segment) -> None:
+        gradient, values, root = segment.gradient, segment.values, segment.scratch
+        if self.weight_decay:
+            gradient += self.weight_decay * values
+        total = segment.state["sum"]
+        total += gradient * gradient
+        self.xp.sqrt(total, out=root)
+        root += self.eps
+        gradient /= root
+        gradient *= self.step
+        values -= gradient
+
+    def reach(self, segment: Segment) -> Number:
+        root = segment.weight_scratch
+        return self.xp.divide(self.step, root) * self.objective.l1

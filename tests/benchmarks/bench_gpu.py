@@ -1,0 +1,301 @@
+"""Time training on a CUDA device against what its memory allows, and against peers.
+
+Data of each shape are made on the device. Every contender minimises the same objective,
+and the table says how far above the least value it ended. Without a CUDA device the
+script says so and ends.
+
+    python tests/benchmarks/bench_gpu.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read when SciPy is imported
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from torchlogistic import TorchLogisticClassifier
+from torchlogistic._gradient import FullGradient
+from torchlogistic._lbfgs import LBFGS
+from torchlogistic._loss import make_loss
+from torchlogistic._minibatch import MiniBatch
+from torchlogistic._newton import Newton
+from torchlogistic._objective import Objective, allocate_coefficients
+from torchlogistic._rows import Batches, RandomStream, Rows, view_block
+from torchlogistic._steps import make_optimizer
+from torchlogistic._threads import Team
+
+SHAPES = {
+    "84M x 16": (84_000_000, 16),
+    "10.5M x 128": (10_500_000, 128),
+    "2.6M x 512": (2_600_000, 512),
+}
+SMOKE = {"2000 x 16": (2000, 16), "500 x 40": (500, 40)}
+SHARE = 0.4  # of the free memory that X may take: peers make copies and graphs
+STEP_ROWS = 1_000_000  # for the time of a step; the order of more is the host's work
+SKORCH_ROWS = 20_000  # a DataLoader takes rows one by one
+TOLERANCE = 1e-5  # of the gradient, for all full-batch contenders
+
+
+@dataclass
+class Problem:
+    """Rows on a device and the objective on them."""
+
+    X: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        self.alpha = 1.0 / len(self.X)  # C=1 of scikit-learn
+        self.objective = Objective(make_loss(2), alpha=self.alpha)
+
+    @property
+    def device(self) -> torch.device:
+        return self.X.device
+
+    @property
+    def n_bytes(self) -> int:
+        return self.X.nbytes
+
+    def value(self, w: Tensor, b: Tensor) -> float:
+        """The objective in float64, at coefficients of shapes (d,) and (1,)."""
+        total = 0.0
+        for X, y in zip(self.X.split(2**20), self.y.split(2**20), strict=True):
+            z = (X @ w.to(X) + b.to(X)).double()
+            total += make_loss(2).value(z, y.double()).sum().item()
+        return total / len(self.X) + self.alpha / 2 * w.double().square().sum().item()
+
+
+def make_problem(n_rows: int, n_features: int, device: torch.device) -> Problem:
+    """Rows of correlated features; as many of them as fit."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        n_rows = min(n_rows, int(SHARE * free / (4 * n_features)))
+    generator = torch.Generator(device).manual_seed(0)
+    X = torch.empty(n_rows, n_features, device=device).normal_(generator=generator)
+    X[:, 1:] += 0.5 * X[:, :1]
+    w = torch.linspace(-1, 1, n_features, device=device)
+    noise = torch.empty(n_rows, device=device).uniform_(generator=generator)
+    return Problem(X, (torch.sigmoid(X @ w / 2 - 0.5) > noise).float())
+
+
+def seconds(function: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Median time of a function, after a first call that is not counted."""
+    times = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def copy_bandwidth(device: torch.device, n_bytes: int) -> float:
+    """Bytes read and written in a second by a copy within the device's memory."""
+    source = torch.ones(n_bytes // 4, device=device)
+    out = torch.empty_like(source)
+    return 2 * source.nbytes / seconds(lambda: out.copy_(source), device, 9)
+
+
+# The parts of this package
+
+
+@torch.no_grad()
+def gradient_seconds(problem: Problem) -> float:
+    rows = Rows(problem.X, problem.y)
+    coef = allocate_coefficients(rows, 1, fit_intercept=True)
+    full = FullGradient(problem.objective, view_block(rows), Team())
+    return seconds(lambda: full.evaluate(coef), problem.device, 9)
+
+
+@torch.no_grad()
+def step_seconds(problem: Problem, batch_size: int) -> float:
+    """Time of an epoch over its number of steps, with graphs where there are any."""
+    rows = Rows(problem.X[:STEP_ROWS], problem.y[:STEP_ROWS])
+    coef = allocate_coefficients(rows, 1, fit_intercept=True)
+    parameters = [nn.Parameter(p) for p in coef.as_linear(coef.values)]
+    batches = Batches(
+        rows,
+        batch_size=batch_size,
+        shuffle=True,
+        stream=RandomStream(0),
+        fit_intercept=True,
+        validation=False,
+        team=Team(),
+    )
+    optimizer = make_optimizer(torch.optim.SGD, parameters, lr=0.01, momentum=0.9)
+    run = MiniBatch(problem.objective, batches, coef, optimizer, Team())
+    run.epoch()
+    run.epoch()  # recorded
+    return seconds(run.epoch, problem.device, 3) / run.n_batches
+
+
+def full_batch(problem: Problem, make: type[Newton] | type[LBFGS]) -> Solution:
+    """From rows on the device to the coefficients."""
+    with torch.no_grad():
+        rows = Rows(problem.X, problem.y)
+        coef = allocate_coefficients(rows, 1, fit_intercept=True)
+        block, team = view_block(rows), Team()
+        solver = make(problem.objective, block, coef, tol=TOLERANCE, team=team)
+        for _ in range(200):
+            if solver.done:
+                break
+            solver.epoch()
+        return coef.weight, coef.intercept
+
+
+# Peers
+
+Solution = tuple[Tensor, Tensor]
+
+
+def sklearn_lbfgs(problem: Problem) -> Solution:
+    with sklearn.config_context(array_api_dispatch=True):
+        model = LogisticRegression(tol=TOLERANCE, max_iter=200)
+        model.fit(problem.X, problem.y)
+    return torch.as_tensor(model.coef_)[0], torch.as_tensor(model.intercept_)
+
+
+def torch_lbfgs(problem: Problem) -> Solution:
+    w = torch.zeros(problem.X.shape[1], device=problem.device, requires_grad=True)
+    b = torch.zeros(1, device=problem.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [w, b],
+        max_iter=200,
+        tolerance_grad=TOLERANCE,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        z = problem.X @ w + b
+        loss = nn.functional.binary_cross_entropy_with_logits(z, problem.y)
+        loss = loss + problem.alpha / 2 * w.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return w.detach(), b.detach()
+
+
+def skorch_step_seconds(problem: Problem, batch_size: int) -> float:
+    X, y = problem.X[:SKORCH_ROWS], problem.y[:SKORCH_ROWS]
+    net = skorch.NeuralNetBinaryClassifier(
+        nn.Sequential(nn.Linear(X.shape[1], 1), nn.Flatten(0)),
+        lr=0.01,
+        max_epochs=1,
+        batch_size=batch_size,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+        device=str(problem.device),
+    ).initialize()
+    n_steps = math.ceil(len(X) / batch_size)
+    return seconds(lambda: net.partial_fit(X, y), problem.device, 3) / n_steps
+
+
+def estimator(problem: Problem, optimizer: str, device: str) -> Callable[[], Solution]:
+    """A whole fit of ours from arrays on the host."""
+    X, y = problem.X.cpu().numpy(), problem.y.cpu().numpy().astype(np.int64)
+
+    def fit() -> Solution:
+        clf = TorchLogisticClassifier(
+            optimizer=optimizer,
+            alpha=problem.alpha,
+            epochs=200,
+            tol=TOLERANCE,
+            dtype="float32",
+            device=device,
+        ).fit(X, y)
+        return torch.as_tensor(clf.coef_[0]), torch.as_tensor(clf.intercept_)
+
+    return fit
+
+
+# The table
+
+
+def rows_of_parts(problem: Problem, bandwidth: float) -> Iterator[tuple[str, str, str]]:
+    time_of_one = gradient_seconds(problem)
+    share = problem.n_bytes / time_of_one / bandwidth
+    yield "full gradient", f"{1e3 * time_of_one:.3g} ms", f"{share:.2f} of the copy"
+    for batch_size in (256, 8192):
+        own = step_seconds(problem, batch_size)
+        other = skorch_step_seconds(problem, batch_size)
+        name = f"step, batch of {batch_size}"
+        yield name, f"{1e6 * own:.3g} us", f"skorch: {1e6 * other:.3g} us"
+
+
+def contenders(problem: Problem) -> Iterator[tuple[str, Callable[[], Solution]]]:
+    device = problem.device.type
+    yield "newton, from the device", lambda: full_batch(problem, Newton)
+    yield "lbfgs, from the device", lambda: full_batch(problem, LBFGS)
+    yield "scikit-learn lbfgs, from the device", lambda: sklearn_lbfgs(problem)
+    yield "torch.optim.LBFGS, from the device", lambda: torch_lbfgs(problem)
+    for optimizer in ("newton", "lbfgs"):
+        name = f"{optimizer}, from the host to the device"
+        yield name, estimator(problem, optimizer, device)
+        yield f"{optimizer}, on the CPU", estimator(problem, optimizer, "cpu")
+
+
+def rows_of_fits(problem: Problem, rounds: int) -> Iterator[tuple[str, str, str]]:
+    found: list[tuple[str, float, float]] = []
+    for name, fit in contenders(problem):
+        try:
+            value = problem.value(*(t.to(problem.device) for t in fit()))
+            found.append((name, seconds(fit, problem.device, rounds), value))
+        except (RuntimeError, TypeError, ValueError) as error:
+            text = str(error).replace("|", "/").split("\n")[0]
+            yield name, "-", f"left out: {type(error).__name__}: {text[:80]}"
+    least = min(value for *_, value in found)
+    for name, time_of_one, value in found:
+        yield name, f"{time_of_one:.3g} s", f"{value / least - 1:.1e} above the least"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="of each fit")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny shapes on the CPU: does it run?"
+    )
+    arguments = parser.parse_args()
+    if not arguments.smoke and not torch.cuda.is_available():
+        print("There is no CUDA device here: nothing was measured.")
+        return
+    device = torch.device("cpu" if arguments.smoke else "cuda")
+    shapes = SMOKE if arguments.smoke else SHAPES
+    name = "the CPU, as a test" if arguments.smoke else torch.cuda.get_device_name()
+    bandwidth = copy_bandwidth(device, 2**20 if arguments.smoke else 2**30)
+    print(
+        f"{name}, copy {bandwidth / 1e9:.4g} GB/s; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, skorch "
+        f"{skorch.__version__}, {torch.get_num_threads()} threads\n"
+    )
+    print("| float32 | what | time | |\n|---|---|---|---|")
+    for shape in arguments.shape or shapes:
+        problem = make_problem(*shapes[shape], device)
+        size = f"{len(problem.X):,} x {problem.X.shape[1]}"
+        for row in rows_of_parts(problem, bandwidth):
+            print(f"| {size} | {' | '.join(row)} |", flush=True)
+        for row in rows_of_fits(problem, arguments.rounds):
+            print(f"| {size} | {' | '.join(row)} |", flush=True)
+        del problem
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Two kinds of arrays, one set of formulas: NumPy's functions and torch's agree."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchlogistic._arrays import (
+    NumpyNamespace,
+    TorchNamespace,
+    as_array,
+    as_tensor,
+    namespace,
+)
+
+
+def test_arrays_and_tensors_share_their_memory():
+    tensor = torch.zeros(3)
+    array = as_array(tensor)
+    array += 1
+    assert tensor.tolist() == [1, 1, 1]
+    assert as_tensor(array).data_ptr() == tensor.data_ptr()
+    assert as_tensor(tensor) is tensor
+    assert namespace(tensor) is NumpyNamespace
+
+
+def both(function, *arrays, shape):
+    """Results of a function in both namespaces."""
+    out = np.empty(shape)
+    function(NumpyNamespace)(*arrays, out)
+    out_tensor = torch.empty(shape, dtype=torch.float64)
+    tensors = [torch.from_numpy(a) if np.ndim(a) else a for a in arrays]
+    function(TorchNamespace)(*tensors, out_tensor)
+    return out, out_tensor.numpy()
+
+
+PRODUCTS = {1: ((4, 3), (3,)), 2: ((4, 3), (3, 2)), 3: ((5, 4, 3), (5, 3, 2))}
+
+
+@pytest.mark.parametrize("n_axes", PRODUCTS)
+def test_product(n_axes):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=shape) for shape in PRODUCTS[n_axes])
+    ours, theirs = both(lambda xp: xp.product(n_axes), a, b, shape=(a @ b).shape)
+    np.testing.assert_allclose(ours, a @ b)
+    np.testing.assert_allclose(theirs, a @ b)
+
+
+def test_gram():
+    a = np.random.default_rng(0).normal(size=(9, 4))
+    for found in both(lambda xp: xp.gram, a, shape=(4, 4)):
+        np.testing.assert_allclose(found, a.T @ a)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_take(contiguous):
+    source, index = np.arange(12.0).reshape(4, 3), np.array([2, 0, 2])
+    out = np.zeros((3, 3) if contiguous else (3, 5))[:, :3]
+    NumpyNamespace.take(source, index, out)
+    assert out.tolist() == source[index].tolist()
+    if contiguous:
+        tensor = torch.empty(3, 3, dtype=torch.float64)
+        TorchNamespace.take(torch.from_numpy(source), torch.from_numpy(index), tensor)
+        assert tensor.tolist() == out.tolist()
+
+
+@pytest.mark.parametrize("xp", [NumpyNamespace, TorchNamespace])
+def test_numbers_keep_the_dtype(xp):
+    like = np.ones(2, np.float32) if xp is NumpyNamespace else torch.ones(2)
+    for value in (0.1, np.array([0.1, 0.2])):
+        product = like * xp.number(value, like)
+        assert product.dtype == like.dtype
+        np.testing.assert_allclose(product, np.float32(value) * np.ones(2), rtol=1e-6)
+
+
+def test_sums_are_wide():
+    many = np.full(10**5, 0.1, np.float32)
+    expected = np.float32(0.1).astype(np.float64) * 10**5
+    for xp, array in ((NumpyNamespace, many), (TorchNamespace, torch.from_numpy(many))):
+        assert float(xp.sum(array, torch.float64)) == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,171 @@
+"""On a CUDA device: the same numbers as on the CPU, and no wait inside an epoch.
+
+What can be tested without one is in test_device, test_graphs, test_transfer and
+test_triton; the last runs its kernel here where there is a device.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_classification
+
+from torchlogistic import TorchLogisticClassifier, _gradient, _minibatch, _validation
+from torchlogistic._gradient import FullGradient
+from torchlogistic._loss import make_loss
+from torchlogistic._minibatch import MiniBatch
+from torchlogistic._objective import Objective, allocate_coefficients
+from torchlogistic._rows import Batches, RandomStream, Rows, view_block
+from torchlogistic._solvers import SOLVERS
+from torchlogistic._steps import make_optimizer
+from torchlogistic._threads import Team
+from torchlogistic._transfer import Transfer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICE = torch.device("cuda")
+HOST = torch.device("cpu")
+
+every_optimizer = pytest.mark.parametrize("optimizer", SOLVERS)
+every_rule = pytest.mark.parametrize(
+    "optimizer", [name for name, solver in SOLVERS.items() if not solver.full_batch]
+)
+both_losses = pytest.mark.parametrize("n_classes", [2, 3])
+
+
+def make_data(n_classes=2, n_rows=2000):
+    return make_classification(
+        n_rows, 8, n_informative=5, n_classes=n_classes, random_state=0
+    )
+
+
+def fit(data, device=DEVICE, **settings):
+    settings = {"epochs": 30, "alpha": 0.01, "tol": 1e-5, "lr": 0.01, **settings}
+    clf = TorchLogisticClassifier(device=device, random_state=0, **settings)
+    return clf.fit(*data)
+
+
+def assert_close(found, expected, rtol):
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=rtol, atol=rtol / 10)
+    # In float32 a solver may need one iteration more.
+    assert found.loss_curve_[-1] == pytest.approx(expected.loss_curve_[-1], rel=rtol)
+
+
+@every_optimizer
+@both_losses
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-8), ("float32", 5e-3)])
+def test_equals_the_cpu(optimizer, n_classes, dtype, rtol):
+    data = make_data(n_classes)
+    settings = {"optimizer": optimizer, "dtype": dtype}
+    if dtype == "float32":
+        settings["tol"] = 1e-4
+    assert_close(fit(data, **settings), fit(data, HOST, **settings), rtol)
+
+
+@every_rule
+@both_losses
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+def test_graphs_equal_single_steps(optimizer, n_classes, l1_ratio, monkeypatch):
+    data = make_data(n_classes)
+    settings = {"optimizer": optimizer, "l1_ratio": l1_ratio, "batch_size": 64}
+    graphed = fit(data, **settings)
+    monkeypatch.setattr(_minibatch, "find_recorder", lambda device: None)
+    assert_close(graphed, fit(data, **settings), 1e-12)
+
+
+@every_optimizer
+@both_losses
+@pytest.mark.parametrize("batch_size", [64, None])
+def test_rows_that_pass_through(optimizer, n_classes, batch_size, monkeypatch):
+    data = make_data(n_classes, n_rows=20_000)
+    settings = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 5}
+    settings["tol"] = 0.1
+    monkeypatch.setattr(_gradient, "STREAMED_BYTES", 3000 * 8 * 8)
+    resident = fit(data, **settings)
+    monkeypatch.setattr(_validation, "fits", lambda device, n_bytes: False)
+    assert_close(fit(data, **settings), resident, 1e-9)
+
+
+def make_rows(n_rows, n_features, dtype=torch.float32, device=DEVICE):
+    X = torch.randn(n_rows, n_features, dtype=dtype, device=device)
+    return Rows(X, (X[:, 0] > 0).to(dtype))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_features", [16, 100, 512])
+def test_kernel_equals_products(n_features, monkeypatch):
+    pytest.importorskip("triton", reason="needs Triton")
+    rows = make_rows(200_000, n_features)
+    results = []
+    for kernel in (True, True, False):
+        coef = allocate_coefficients(rows, 1, fit_intercept=True)
+        coef.values.fill_(0.1)
+        block = view_block(rows)
+        if not kernel:
+            monkeypatch.setattr(_gradient, "find_kernel", lambda block: None)
+        else:
+            assert _gradient.find_kernel(block) is not None
+        loss = FullGradient(Objective(make_loss(2)), block, Team(1)).evaluate(coef)
+        results.append((loss, coef.gradient))
+    assert results[0][0] == results[1][0]
+    assert results[0][1].equal(results[1][1])
+    torch.testing.assert_close(results[0], results[2], rtol=1e-5, atol=1e-6)
+
+
+@contextmanager
+def no_waiting():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.no_grad()
+@every_rule
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("batch_size", [64, 40_000])
+def test_an_epoch_does_not_wait(optimizer, graphs, resident, batch_size, monkeypatch):
+    if not graphs:
+        monkeypatch.setattr(_minibatch, "find_recorder", lambda device: None)
+    rows = make_rows(100_000, 128, device=DEVICE if resident else HOST)
+    rows.transfer = None if resident else Transfer(DEVICE)
+    coef = allocate_coefficients(rows, 1, fit_intercept=True)
+    parameters = [torch.nn.Parameter(p) for p in coef.as_linear(coef.values)]
+    batches = Batches(
+        rows,
+        batch_size=batch_size,
+        shuffle=True,
+        stream=RandomStream(0),
+        fit_intercept=True,
+        validation=False,
+        team=Team(1),
+    )
+    cls = SOLVERS[optimizer].torch_class
+    optimizer = make_optimizer(cls, parameters, lr=0.01)
+    objective = Objective(make_loss(2), alpha=0.1, l1_ratio=0.5)
+    run = MiniBatch(objective, batches, coef, optimizer, Team(1))
+    for _ in range(3):  # kernels are built, graphs recorded
+        run.epoch()
+    with no_waiting():
+        run.epoch()
+    assert np.isfinite(run.loss)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["lbfgs", "newton"])
+def test_full_batch_from_rows_on_the_device(name):
+    rows = make_rows(50_000, 20, torch.float64)
+    coef = allocate_coefficients(rows, 1, fit_intercept=True)
+    objective = Objective(make_loss(2), alpha=1e-3)
+    make = SOLVERS[name].full_batch
+    solver = make(objective, view_block(rows), coef, tol=1e-8, team=Team())
+    for _ in range(100):
+        if solver.done:
+            break
+        solver.epoch()
+    assert solver.converged

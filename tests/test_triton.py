@@ -1,0 +1,118 @@
+"""The kernel that reads X once, in Triton's interpreter where there is no device."""
+
+import pytest
+import torch
+
+from torchlogistic import _gradient, _triton
+from torchlogistic._gradient import FullGradient
+from torchlogistic._loss import BinaryCrossEntropy
+from torchlogistic._objective import Objective, allocate_coefficients
+from torchlogistic._rows import Rows, view_block
+from torchlogistic._threads import Team
+
+LOSS = BinaryCrossEntropy()
+on_device = torch.cuda.is_available()
+device = "cuda" if on_device else "cpu"
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    pytest.importorskip(
+        "triton", reason="needs Triton, which torch's CUDA build brings"
+    )
+    if not on_device:  # a program in the interpreter takes milliseconds
+        monkeypatch.setattr(_triton, "PROGRAMS", 3)
+    return _triton.loss_and_gradient
+
+
+def make_rows(n_rows, n_features, *, weighted, dtype):
+    generator = torch.Generator().manual_seed(n_rows)
+    X = torch.randn(n_rows, n_features, dtype=dtype, generator=generator)
+    y = torch.randint(2, (n_rows,), generator=generator).to(dtype)
+    weight = torch.rand(n_rows, dtype=dtype, generator=generator) if weighted else None
+    return Rows(*(None if t is None else t.to(device) for t in (X, y, weight)))
+
+
+def reference(rows, w, b):
+    """In float64, as :class:`._loss.BinaryCrossEntropy` has it."""
+    X, y = rows.X.double(), rows.y.double()
+    weight = torch.ones_like(y) if rows.weight is None else rows.weight.double()
+    z = X @ w.double() + (0 if b is None else b.double())
+    r = weight * (LOSS.mean(z) - y)
+    return z, r, (weight * LOSS.value(z, y)).sum(), X.T @ r, r.sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_features", [1, 16, 100, 1024])
+@pytest.mark.parametrize("n_rows", [1, 7, 515])
+@pytest.mark.parametrize("whole", [True, False])
+def test_equals_the_formulas(kernel, n_rows, n_features, dtype, whole):
+    rows = make_rows(n_rows, n_features, weighted=whole, dtype=dtype)
+    w = torch.randn(n_features, dtype=dtype).to(device)
+    b = torch.randn(1, dtype=dtype).to(device) if whole else None
+    z, r = torch.empty_like(rows.y), torch.empty_like(rows.y)
+    X = torch.cat([rows.X, rows.X[:, :1]], dim=1)[:, :-1]  # with a gap after each row
+    loss, gradient, total = kernel(X, rows.y, rows.weight, w, b, logits=z, residual=r)
+    found = z.double(), r.double(), loss, gradient, total
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        found, reference(rows, w, b), rtol=10 * eps, atol=eps * n_rows * n_features**0.5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_digits_are_lost_far_from_zero(kernel, dtype):
+    """Each loss on its own, of logits from -80 to 80; beyond, finite."""
+    logits = torch.tensor([-1e30, -80.0, -30.0, -1e-3, 0.0, 0.5, 20.0, 80.0, 1e30])
+    for z in logits.to(dtype=dtype, device=device):
+        for y in (0.0, 1.0):
+            rows = Rows(z.view(1, 1), torch.full_like(z.view(1), y))
+            one = torch.ones_like(rows.y)
+            out = torch.empty_like(one), torch.empty_like(one)
+            loss, gradient, _ = kernel(
+                rows.X, rows.y, None, one, None, logits=out[0], residual=out[1]
+            )
+            wanted = LOSS.value(z.double(), rows.y.double())[0]
+            torch.testing.assert_close(
+                loss, wanted, rtol=2e-6 if dtype.itemsize == 4 else 1e-14, atol=1e-100
+            )
+            assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_full_gradient_takes_it(kernel, fit_intercept, weighted, monkeypatch):
+    rows = make_rows(203, 5, weighted=weighted, dtype=torch.float64)
+    objective = Objective(LOSS, alpha=0.3)
+    results = []
+    for used in (None, kernel):
+        if not on_device:
+            monkeypatch.setattr("torchlogistic._arrays.for_numpy", lambda tensor: False)
+        monkeypatch.setattr(_gradient, "find_kernel", lambda block, used=used: used)
+        coef = allocate_coefficients(rows, 1, fit_intercept=fit_intercept)
+        coef.values.copy_(torch.linspace(-1, 1, len(coef.values)))
+        block = view_block(rows)
+        loss = FullGradient(objective, block, Team(1)).evaluate(coef)
+        results.append((loss, coef.gradient, block.logits, block.residual))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)
+
+
+def test_without_a_compiler_torch_takes_over(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("Failed to find C compiler")
+
+    rows = make_rows(30, 5, weighted=False, dtype=torch.float64)
+    coef = allocate_coefficients(rows, 1, fit_intercept=True)
+    full = FullGradient(Objective(LOSS), view_block(rows), Team(1))
+    expected = full.evaluate(coef)
+    monkeypatch.setattr(_gradient, "find_kernel", lambda block: broken)
+    with pytest.warns(RuntimeWarning, match=r"could not build .*Failed to find C comp"):
+        assert full.evaluate(coef) == expected
+    assert full.evaluate(coef) == expected
+
+
+def test_only_for_binary_rows_on_a_cuda_device():
+    block = view_block(make_rows(3, 2, weighted=False, dtype=torch.float32))
+    assert (_gradient.find_kernel(block) is not None) == on_device
+    too_many = _triton.MAX_FEATURES + 1
+    assert _triton.find_kernel(torch.device("cuda"), too_many) is None
