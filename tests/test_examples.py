@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import torchlogistic._plan as plan
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("plot_*.py"))
 
 
@@ -44,3 +46,23 @@ def test_chapter_saves_its_figures(tmp_path, monkeypatch, capsys):
     )
     assert committed.shape == saved.shape
     assert np.abs(committed - saved).mean() < 0.03
+
+
+def test_grid_search_saves_its_figure(tmp_path, monkeypatch, capsys):
+    """From one joint run, of which the surface is a part."""
+    runs = []
+    fit_together = plan.fit_together
+    monkeypatch.setattr(
+        plan,
+        "fit_together",
+        lambda members, folds: (
+            runs.append((len(members), len(folds))) or fit_together(members, folds)
+        ),
+    )
+    path = EXAMPLES[0].with_name("plot_grid_search.py")
+    monkeypatch.setattr("sys.argv", [str(path), "--save", str(tmp_path)])
+    result = runpy.run_path(str(path), run_name="__main__")
+    assert [saved.name for saved in tmp_path.glob("*.png")] == ["grid_search.png"]
+    assert runs == [(187, 5)]
+    assert "935 models" in capsys.readouterr().out
+    assert result["scores"].max() == result["search"].best_score_ > 0.995

@@ -853,12 +853,15 @@ class TestFailures:
             assert search.estimator is pipe
             assert type(search.best_estimator_) is Pipeline
 
-    def test_warnings_of_bad_endings(self):
-        """A run that ends worse than it began is warned of, each one."""
+    @pytest.mark.parametrize("pos_weight", [None, 0.02, 30])
+    def test_warnings_of_bad_endings(self, pos_weight):
+        """A run that ends worse than no model is warned of, each one."""
         scale = np.array([300.0, 1, 1, 1, 1])
+        grid = {"lr": np.geomspace(1e-5, 0.5, 20)}
         counts = []
         for cls in (BatchedGridSearchCV, GridSearchCV):
-            search = cls(make(epochs=12), {"lr": [1e-3, 0.5]}, cv=CV, refit=False)
+            clf = make(epochs=12, pos_weight=pos_weight)
+            search = cls(clf, grid, cv=CV, refit=False)
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
                 search.fit(X * scale, y)
