@@ -266,7 +266,6 @@ class TestCanJoin:
     @pytest.mark.parametrize(
         "params",
         [
-            {"random_state": None},
             {"random_state": np.random.RandomState(0)},
             {"callbacks": [("name", object())]},
             {"warm_start": True},
@@ -290,6 +289,10 @@ class TestCanJoin:
     )
     def test_fits_alone(self, params):
         assert not can_join(make(**params))
+
+    def test_without_a_seed_a_run_is_shared(self):
+        """None asks for any draw: candidates may have the same."""
+        assert can_join(make(random_state=None))
 
     def test_other_classes(self):
         class Mine(TorchLogisticClassifier):
