@@ -155,7 +155,7 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     Small systems on the CPU by NumPy, whose BLAS made H: torch's threads and those of
     that BLAS spin while they wait, and would keep each other from the cores.
     """
-    if H.device.type == "cpu" and len(H) <= SMALL_SYSTEM:
+    if for_numpy(H) and len(H) <= SMALL_SYSTEM:
         try:
             L = np.linalg.cholesky(H.numpy())
             x = np.linalg.solve(L.T, np.linalg.solve(L, b.numpy()))

@@ -45,7 +45,7 @@ class Settings:
     validation : bool
         Whether a validation loader is iterated too; see :class:`._rows.RandomStream`.
     rule : type
-        Of :mod:`._steps`.
+        Of :mod:`._rules`.
     optimizer : torch.optim.Optimizer
         Its parameter group has the numbers of the rule; those in ``numbers`` replace
         them by one per candidate.
@@ -154,7 +154,6 @@ class Buffer:
     def __init__(self, stack: Stack, n_outputs: int) -> None:
         self.stack = stack
         n_folds, p = len(stack.lengths), stack.X.shape[1]
-        self.n_outputs = n_outputs
         row_bytes = n_folds * (p + 2 * n_outputs) * stack.X.itemsize
         batch = stack.batch_size
         n_batches = max(1, BUFFER_BYTES // (row_bytes * batch))
@@ -221,7 +220,6 @@ class CandidateRun:
     folds : list of Rows
         With the same number of batches each.
     loss : Loss
-    n_candidates : int
     l2, l1 : ndarray of shape (n_candidates,)
     settings : Settings
 
@@ -278,7 +276,7 @@ class CandidateRun:
         arrays = coef.arrays
         scratch = np.empty_like(arrays.values)
         state = {name: np.zeros_like(arrays.values) for name in step.names(group)}
-        for name in state:
+        for name in state:  # torch's Adagrad starts from a number of the user's
             state[name] += group.get("initial_accumulator_value", 0.0) * (name == "sum")
         step.segments = [
             Segment(

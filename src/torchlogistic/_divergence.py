@@ -48,6 +48,13 @@ class Judge:
             f"lr{' or alpha' if self.objective.alpha else ''}."
         )
 
+    def epoch_divergence(
+        self, prefix: str, epoch: int, loss: float, lr: float
+    ) -> ValueError:
+        """The error for an epoch whose loss is not a number."""
+        kind = "loss" if prefix == "train" else "validation loss"
+        return self.divergence(f"the mean {kind} of epoch {epoch} is {loss:.3g}", lr)
+
     def check_end(
         self, coef: Coefficients, history: list[dict[str, Any]], lr: float
     ) -> None:

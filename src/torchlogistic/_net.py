@@ -416,9 +416,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
 
     def _record_epoch(self, prefix: str, loss: float, n_batches: int) -> None:
         if not math.isfinite(loss):
-            kind = "loss" if prefix == "train" else "validation loss"
-            what = f"the mean {kind} of epoch {len(self.history_)} is {loss:.3g}"
-            raise self.judge.divergence(what, self._rate())
+            epoch = len(self.history_)
+            raise self.judge.epoch_divergence(prefix, epoch, loss, self._rate())
         row, earlier = self.history_[-1], self._least[prefix]
         best = loss < earlier
         if best:

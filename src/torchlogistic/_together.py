@@ -21,7 +21,7 @@ from ._objective import Coefficients, Objective
 from ._rows import Rows
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._steps import STEPS, find_rule, make_optimizer
-from ._training import undisturbed
+from ._training import facts_of, undisturbed
 from ._validation import (
     Labelled,
     check_batch_size,
@@ -31,6 +31,7 @@ from ._validation import (
     check_training_rows,
     find_classes,
     hold_out,
+    to_rows,
 )
 from ._weighting import Weighting, drop_weightless
 
@@ -44,7 +45,6 @@ STACKED_BYTES = 2**25
 # Candidates are trained in slices if their coefficients and logits need more bytes.
 SLICE_BYTES = 2**28
 CHECKED_ROWS = 1000
-NAMES = {"train": "loss", "valid": "validation loss"}
 
 Outcome = TorchLogisticClassifier | Exception
 
@@ -439,14 +439,16 @@ class Record:
     ) -> None:
         """Raise ValueError if the run diverged, as a single fit would."""
         objective = Objective(self.joint.loss, clf.alpha, clf.l1_ratio)
-        judge = Judge(objective, self._plain_rows(fold, c))
+        joint = self.joint
+        weighting = joint.weightings[fold][joint.leaders[self.columns[c]]]
+        labelled = joint.folds[fold].rows
+        rows = to_rows(labelled, weighting, joint.loss, torch.device("cpu"))
+        judge = Judge(objective, rows)
         for epoch, losses in enumerate(zip(*curves.values(), strict=True)):
             for prefix, loss in zip(curves, losses, strict=True):
                 if not math.isfinite(loss):
-                    what = (
-                        f"the mean {NAMES[prefix]} of epoch {epoch + 1} is {loss:.3g}"
-                    )
-                    raise judge.divergence(what, float(clf.lr))
+                    at = prefix, epoch + 1, loss
+                    raise judge.epoch_divergence(*at, float(clf.lr))
         k = self.joint.loss.n_outputs
         own = torch.from_numpy(values[fold][:, c * k : (c + 1) * k].copy())
         coef = Coefficients(
@@ -454,16 +456,6 @@ class Record:
         )
         history = [{"train_loss": loss} for loss in curves["train"]]
         judge.check_end(coef, history, float(clf.lr))
-
-    def _plain_rows(self, fold: int, c: int) -> Rows:
-        """Rows as a single fit has them."""
-        labelled, loss = self.joint.folds[fold].rows, self.joint.loss
-        X = torch.from_numpy(np.ascontiguousarray(labelled.X))
-        y = loss.targets(torch.from_numpy(labelled.y), X.dtype)
-        weight = self.joint.weights_of(fold, self.columns[c], labelled)
-        return Rows(
-            X, y, None if weight is None else torch.from_numpy(weight).to(X.dtype)
-        )
 
     def _fitted(
         self,
@@ -479,7 +471,6 @@ class Record:
         own = values[fold][:, c * k : (c + 1) * k].T  # (K, n_features [+ 1])
         n = own.shape[1] - clf.fit_intercept
         zeros = np.zeros_like(own[:, 0])
-        weighting = joint.weightings[fold][i]
         rows = prepared.rows
         clf.__dict__.update(
             prepared.seen,
@@ -491,14 +482,7 @@ class Record:
             history_=self._history(curves),
             device_="cpu",
             batch_size_=min(joint.batch_size, len(rows.y)),
-            _run={
-                "fit_intercept": clf.fit_intercept,
-                "alpha": clf.alpha,
-                "l1_ratio": clf.l1_ratio,
-                "class_weight": weighting.class_weight,
-                "pos_weight": weighting.pos_weight,
-                "weight_sum": weighting.total(rows.y, rows.sample_weight),
-            },
+            _run=facts_of(clf, joint.weightings[fold][i], rows),
         )
         if "valid" in curves:
             clf.validation_loss_curve_ = curves["valid"]

@@ -140,14 +140,7 @@ def run(estimator: Any, task: Task) -> LogisticNet:
         train_rows=train_rows,
         valid_rows=valid_rows,
         classes=task.classes,
-        facts={
-            "fit_intercept": estimator.fit_intercept,
-            "alpha": estimator.alpha,
-            "l1_ratio": estimator.l1_ratio,
-            "class_weight": weighting.class_weight,
-            "pos_weight": weighting.pos_weight,
-            "weight_sum": weighting.total(rows.y, rows.sample_weight),
-        },
+        facts=facts_of(estimator, weighting, rows),
         shuffle=estimator.shuffle,
         batch_size=check_batch_size(
             None if solver.full_batch else estimator.batch_size, len(train_rows)
@@ -171,6 +164,18 @@ def run(estimator: Any, task: Task) -> LogisticNet:
     if solver.full_batch is not None and task.epochs and not net.asked_to_stop:
         warn_if_short(net.solver_, estimator, net.max_epochs)
     return net
+
+
+def facts_of(estimator: Any, weighting: Weighting, rows: Labelled) -> dict[str, Any]:
+    """What a fitted estimator keeps of its objective."""
+    return {
+        "fit_intercept": estimator.fit_intercept,
+        "alpha": estimator.alpha,
+        "l1_ratio": estimator.l1_ratio,
+        "class_weight": weighting.class_weight,
+        "pos_weight": weighting.pos_weight,
+        "weight_sum": weighting.total(rows.y, rows.sample_weight),
+    }
 
 
 def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:

@@ -285,7 +285,7 @@ def sorted_labels(y: np.ndarray) -> np.ndarray:
     """``np.unique``, ten times faster where labels are small integers."""
     if y.dtype.kind in "iu":
         lowest, highest = int(y.min()), int(y.max())
-        if highest - lowest < 256:
+        if highest - lowest < 256 and -(2**62) < lowest <= highest < 2**62:
             counts = np.bincount(y.astype(np.intp) - lowest)
             return (np.flatnonzero(counts) + lowest).astype(y.dtype)
     return np.unique(y)
