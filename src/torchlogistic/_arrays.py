@@ -2,10 +2,10 @@
 
 A tensor on the CPU and a NumPy array can share their memory, and what this package
 computes between them is a few products and sums. NumPy does these better: a call takes
-a third of the time that a call of torch takes, which is what a small batch costs, and
-its BLAS reads a matrix from memory about twice as fast as torch's, which is what a
-large one costs. torch does the rest: every function of the logits, random numbers, and
-everything on an accelerator.
+less time than a call of torch, and calls are what a small batch costs; its BLAS reads a
+matrix from memory faster than torch's, and reading is what a large one costs. torch
+does the rest: every function of the logits, random numbers, and everything on an
+accelerator.
 
 The formulas stand once. They are written with operators in place (``a *= b``), which
 mean the same for both kinds of arrays, and with the functions of the namespaces below.
