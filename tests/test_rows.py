@@ -93,7 +93,8 @@ def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
             assert np.shares_memory(block.z, span.z)
             assert block.logits.data_ptr() == block.z.ctypes.data
             assert block.logits.shape == block.y.shape
-            assert (block.z * block.weight).shape == block.z.shape
+            shapes = block.z.shape, block.weight.shape
+            assert np.broadcast_shapes(*shapes) == block.z.shape
             assert block.scale == 1 / len(block)
 
 
