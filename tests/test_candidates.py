@@ -315,7 +315,7 @@ class TestStack:
         buffer = Buffer(Stack(folds, self.settings()), 3)
         blocks = buffer.blocks(0, 23)
         counts = [(1 / block.scale[:, 0, 0]).round().astype(int) for block in blocks]
-        assert [count.tolist() for count in counts] == [[8, 8], [8, 8], [4, 7]]
+        assert [count.tolist() for count in counts] == [[8], [8], [4, 7]]
         assert buffer.blocks(0, 23) is blocks
         ends = [block.X.shape[1] for block in blocks]
         assert ends == [8, 8, 7]

@@ -31,7 +31,7 @@ GROUPS = [
     ["_net"],
     ["_training"],
     ["_classifier"],
-    ["_together"],
+    ["_together", "_scoring"],
     ["_plan"],
     ["_search"],
 ]

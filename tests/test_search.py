@@ -234,7 +234,21 @@ GRIDS = {
             "momentum": [0.5, 0.9],
         },
         6,
-        3,
+        2,
+    ),
+    "numbers of the optimizer": (
+        {
+            "optimizer": ["adam"],
+            "optimizer_params": [
+                None,
+                {"betas": (0.5, 0.9), "weight_decay": 0.1},
+                {"eps": 1e-2},
+                {"betas": [0.5, 0.8]},
+            ],
+            "lr": [0.01, 0.1],
+        },
+        8,
+        1,
     ),
     "dampening": (
         {"optimizer_params": [{"dampening": 0.4}], "momentum": [0.0, 0.5, 0.9]},

@@ -108,6 +108,40 @@ def test_optimizers(data, optimizer):
     check(members, folds_of(*data))
 
 
+OWN = {
+    "sgd": [
+        {"weight_decay": 0.0, "dampening": 0.5},
+        {"weight_decay": 0.1, "dampening": 0.25},
+        {"weight_decay": 0.01, "dampening": 0},
+    ],
+    "adam": [
+        {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0},
+        {"betas": (0.5, 0.9), "eps": 1e-2, "weight_decay": 0.1},
+    ],
+    "adamw": [{"weight_decay": decay} for decay in (0.0, 0.1, 1.0)],
+    "rmsprop": [
+        {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0},
+        {"alpha": 0.5, "eps": 1e-3, "weight_decay": 0.1},
+    ],
+    "adagrad": [
+        {"lr_decay": 0.0, "eps": 1e-10, "initial_accumulator_value": 0.0},
+        {"lr_decay": 0.1, "eps": 1e-3, "initial_accumulator_value": 1.0},
+    ],
+}
+
+
+@both_losses
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("optimizer", OWN)
+def test_numbers_of_the_optimizers_own(data, optimizer, l1_ratio):
+    shared = {"optimizer": optimizer, "momentum": 0.9, "lr": 0.05, "alpha": 0.01}
+    members = [
+        make(**shared, l1_ratio=l1_ratio, optimizer_params=own)
+        for own in OWN[optimizer]
+    ]
+    check(members, folds_of(*data))
+
+
 @both_losses
 def test_early_stopping(data):
     members = [

@@ -49,7 +49,7 @@ class Settings:
     optimizer : torch.optim.Optimizer
         Its parameter group has the numbers of the rule; those in ``numbers`` replace
         them by one per candidate.
-    numbers : dict of str to ndarray of shape (n_candidates,)
+    numbers : dict of str to ndarray of shape (n_candidates,), or a pair of such
     """
 
     seed: int
@@ -59,7 +59,7 @@ class Settings:
     validation: bool
     rule: type[InPlaceStep]
     optimizer: Any
-    numbers: dict[str, np.ndarray]
+    numbers: dict[str, Any]
 
 
 class CandidateLoss:
@@ -196,6 +196,8 @@ class Buffer:
     def _block(self, start: int, stop: int, counts: list[int]) -> Block:
         rows = (slice(None), slice(start, stop))
         n_rows = [max(1, min(stop, count) - start) for count in counts]
+        if len(set(n_rows)) == 1:  # which is quicker than an equal number for each
+            n_rows = n_rows[:1]
         X, logits, residual = self.X[rows], self.logits[rows], self.residual[rows]
         scale = 1.0 / np.array(n_rows, dtype=X.dtype)[:, None, None]
         return Block(
@@ -271,7 +273,13 @@ class CandidateRun:
             self.objective, coef, settings.optimizer, self.objective.gradient
         )
         group = dict(settings.optimizer.param_groups[0])
-        group.update({k: self._per_output(v) for k, v in settings.numbers.items()})
+        for name, numbers in settings.numbers.items():
+            pair = isinstance(numbers, tuple)
+            group[name] = (
+                tuple(map(self._per_output, numbers))
+                if pair
+                else self._per_output(numbers)
+            )
         step.read_numbers(group)
         arrays = coef.arrays
         scratch = np.empty_like(arrays.values)
@@ -333,20 +341,18 @@ class CandidateRun:
     def _losses(self, start: int, n: int) -> np.ndarray:
         """Sums of the losses of the rows in the buffer: (F, C)."""
         buffer, loss = self.buffer, self.objective.loss
-        total = np.zeros((len(self.stack.lengths), self.n_candidates))
-        lengths = np.array(self.stack.lengths)
-        padded = start + n > lengths.min()
-        step = max(1, SERIAL_ENTRIES // (loss.n_outputs * len(total)))
+        n_folds, k = len(self.stack.lengths), self.loss.n_outputs
+        lengths = np.array(self.stack.lengths)[:, None, None]
+        total = np.zeros((n_folds, 1, self.n_candidates))
+        step = max(1, SERIAL_ENTRIES // (loss.n_outputs * n_folds))
         for a in range(0, n, step):
             rows = (slice(None), slice(a, min(a + step, n)))
             y = torch.from_numpy(buffer.y[rows])
-            values = loss.value(buffer.logits[rows], y).numpy()
+            values = loss.value(buffer.logits[rows], y).double().numpy()
             if buffer.weight is not None:
                 weight = buffer.weight[rows]
-                k = self.loss.n_outputs
                 values *= weight if weight.shape[2] == 1 else weight[:, :, ::k]
-            if padded:
-                here = np.arange(start + a, start + a + values.shape[1])
-                values *= (here < lengths[:, None])[:, :, None]
-            total += values.sum(axis=1, dtype=np.float64)
-        return total
+            here = np.arange(start + a, start + a + values.shape[1])
+            # A product sums over rows sooner than a sum does.
+            total += (here < lengths).astype(np.float64) @ values
+        return total[:, 0]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.special import log_expit, log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -25,7 +25,7 @@ from ._callbacks import (
     sklearn_callbacks,
 )
 from ._net import linear_module
-from ._prediction import linear_logits
+from ._prediction import class_index, linear_logits, probabilities
 from ._solvers import SOLVERS
 from ._training import Task, train, undisturbed
 from ._validation import (
@@ -528,9 +528,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : ndarray of shape (n_samples,)
             ``classes_[decision_function(X) > 0]``, or the class of the greatest logit.
         """
-        z = self.decision_function(X)
-        index = (z > 0).astype(np.intp) if z.ndim == 1 else z.argmax(axis=1)
-        return self.classes_[index]
+        return self.classes_[class_index(self.decision_function(X))]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probabilities of the classes.
@@ -544,13 +542,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         p : ndarray of shape (n_samples, n_classes)
             In the order of ``classes_``.
         """
-        z = self.decision_function(X)
-        if z.ndim == 2:
-            return softmax(z, axis=1)
-        p = np.empty((len(z), 2))
-        expit(z, out=p[:, 1])
-        expit(-z, out=p[:, 0])  # keeps the digits that 1 - p would cancel
-        return p
+        return probabilities(self.decision_function(X))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the probabilities; finite for any finite logit.

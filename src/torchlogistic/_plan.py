@@ -23,7 +23,8 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
-from ._together import DIFFERING, Fold, can_join, fit_together
+from ._scoring import score_all
+from ._together import DIFFERING, Fold, can_join, fit_together, rule_settings
 
 
 @dataclass
@@ -123,20 +124,19 @@ class Bench:
             except Exception:  # each pipeline will say what is wrong
                 self.lean = False
 
-    def score(self, estimator: Any, scored: Scored) -> None:
+    def score(self, pairs: Sequence[tuple[Scored, Any]]) -> None:
+        """Score fitted estimators, each into its place."""
         if not self.lean:
-            self.work.score(estimator, self.split, scored)
+            for scored, estimator in pairs:
+                self.work.score(estimator, self.split, scored)
             return
-        classifier = head_and_classifier(estimator)[1]
+        classifiers = [head_and_classifier(estimator)[1] for _, estimator in pairs]
         start = time.perf_counter()
-        scores: list[Any] = []
-        for X, y in self.rows:
-            try:
-                scores.append(self.work.scorer(classifier, X, y))
-            except Exception as error:
-                scores.append(error)
-        scored.score_time = (time.perf_counter() - start) / len(scores)
-        scored.test, scored.train = scores[0], scores[-1]
+        scores = [score_all(self.work.scorer, classifiers, *xy) for xy in self.rows]
+        seconds = (time.perf_counter() - start) / max(1, len(scores) * len(pairs))
+        for i, (scored, _) in enumerate(pairs):
+            scored.test, scored.train = scores[0][i], scores[-1][i]
+            scored.score_time = seconds
 
 
 def head_and_classifier(estimator: Any) -> tuple[Pipeline | None, Any]:
@@ -184,6 +184,7 @@ def group_key(estimator: Any) -> str | None:
     shared = classifier.get_params(deep=False)
     for name in DIFFERING:
         del shared[name]
+    shared["optimizer_params"] = rule_settings(classifier)[1]
     try:
         key: str = joblib.hash((head, getattr(estimator, "memory", None), shared))
     except Exception:  # what cannot be pickled cannot be compared
@@ -210,8 +211,8 @@ def fit_group(
         else:
             folds[split] = Fold(X, y, weight_of(estimator, params)[1])
     classifiers = [head_and_classifier(estimator)[1] for estimator in estimators]
-    fitted = fit_together(classifiers, list(folds.values()))
-    outcomes = dict(zip(folds, fitted, strict=True))
+    rows = fit_together(classifiers, list(folds.values()))
+    outcomes = dict(zip(folds, rows, strict=True))
     seconds = (time.perf_counter() - start) / (len(estimators) * len(splits))
     results = []
     for split in splits:
@@ -219,12 +220,13 @@ def fit_group(
         results.append(row)
         if split in errors:
             continue
-        bench = Bench(work, estimators[0], heads[split], split)
+        fitted = []
         for scored, one, outcome in zip(row, estimators, outcomes[split], strict=True):
             if isinstance(outcome, Exception):
                 scored.error = outcome
             else:
-                bench.score(assembled(one, heads[split], outcome), scored)
+                fitted.append((scored, assembled(one, heads[split], outcome)))
+        Bench(work, estimators[0], heads[split], split).score(fitted)
     return results
 
 

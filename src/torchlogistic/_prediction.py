@@ -1,10 +1,11 @@
-"""Logits of rows in float64, by NumPy alone."""
+"""Logits of rows in float64, by NumPy alone, and what is predicted from them."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import numpy as np
+from scipy.special import expit, softmax
 
 from ._threads import Team
 
@@ -57,3 +58,19 @@ def _product(X: np.ndarray, coef: np.ndarray, z: np.ndarray) -> None:
         np.dot(X, coef[0], out=z[:, 0])
     else:
         np.dot(X, coef.T, out=z)
+
+
+def class_index(z: np.ndarray) -> np.ndarray:
+    """Number of the class that logits (n,) or (n, n_classes) predict: (n,)."""
+    return (z > 0).astype(np.intp) if z.ndim == 1 else z.argmax(axis=1)
+
+
+def probabilities(z: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes at logits (n,) or (n, n_classes): (n, n_classes)."""
+    if z.ndim == 2:
+        p: np.ndarray = softmax(z, axis=1)
+        return p
+    p = np.empty((len(z), 2))
+    expit(z, out=p[:, 1])
+    expit(-z, out=p[:, 0])  # keeps the digits that 1 - p would cancel
+    return p

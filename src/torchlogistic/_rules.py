@@ -120,6 +120,11 @@ class InPlaceStep:
         """A number in the form that arrays of the coefficients take quickest."""
         return self.xp.number(value, self.coef.arrays.values)
 
+    def set_weight_decay(self, weight_decay: Any) -> None:
+        """Take a weight decay that is added to the gradient."""
+        self.decays = has_any(weight_decay)
+        self.weight_decay = self.number(weight_decay)
+
     def refresh(self) -> None:
         """Read what a callback may have changed since the last call."""
         group = self.optimizer.param_groups[0]
@@ -251,6 +256,11 @@ class InPlaceStep:
         return fixed, [p.requires_grad for p in group["params"]]
 
 
+def as_float(number: Any) -> Any:
+    """A float of a number, which may be a tensor; an array of numbers as it is."""
+    return number if isinstance(number, np.ndarray) else float(number)
+
+
 def has_any(number: Any) -> bool:
     """Whether a number, or any of an array of numbers, is not zero."""
     return bool(number.any() if isinstance(number, np.ndarray) else number)
@@ -289,7 +299,7 @@ class SGDStep(InPlaceStep):
         self.momentum = self.number(group["momentum"])
         self.gain = self.number(1 - group["dampening"])
         self.nesterov = group["nesterov"]
-        self.weight_decay = group["weight_decay"]
+        self.set_weight_decay(group["weight_decay"])
         self.stretch: Any = 1.0
         if self.has_momentum:
             self.stretch = (1 - group["dampening"]) * lasting(group["momentum"])
@@ -303,7 +313,7 @@ class SGDStep(InPlaceStep):
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient
         values = segment.values
-        if self.weight_decay:
+        if self.decays:
             direction += self.weight_decay * values
         if self.has_momentum:
             velocity = segment.state["momentum_buffer"]
@@ -340,15 +350,15 @@ class AdamStep(InPlaceStep):
         return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
 
     def read(self, group: dict[str, Any]) -> None:
-        self.betas = tuple(map(float, group["betas"]))
+        self.betas = tuple(map(as_float, group["betas"]))
         self.beta1, self.beta2 = map(self.number, self.betas)
         self.rest1, self.rest2 = (self.number(1 - beta) for beta in self.betas)
         self.eps = group["eps"]
         self.amsgrad = group["amsgrad"]
         decoupled = isinstance(self.optimizer, torch.optim.AdamW)
         decoupled = group.get("decoupled_weight_decay", decoupled)
-        self.weight_decay = 0.0 if decoupled else group["weight_decay"]
-        self.shrinks = decoupled and bool(group["weight_decay"])
+        self.set_weight_decay(0.0 if decoupled else group["weight_decay"])
+        self.shrinks = decoupled and has_any(group["weight_decay"])
         self.kept = 1 - self.rate * group["weight_decay"]
         self.keep = self.number(self.kept)
 
@@ -370,7 +380,7 @@ class AdamStep(InPlaceStep):
         mean, square = segment.state["exp_avg"], segment.state["exp_avg_sq"]
         if self.shrinks:
             values *= self.keep
-        if self.weight_decay:
+        if self.decays:
             gradient += self.weight_decay * values
         mean *= self.beta1
         mean += self.rest1 * gradient
@@ -405,7 +415,7 @@ class RMSpropStep(InPlaceStep):
     def names(self, group: dict[str, Any]) -> list[str]:
         return [
             "square_avg",
-            *["momentum_buffer"] * (group["momentum"] > 0),
+            *["momentum_buffer"] * has_any(group["momentum"]),
             *["grad_avg"] * group["centered"],
         ]
 
@@ -413,10 +423,10 @@ class RMSpropStep(InPlaceStep):
         self.decay = self.number(group["alpha"])
         self.rest = self.number(1 - group["alpha"])
         self.eps = self.number(group["eps"])
-        self.has_momentum = group["momentum"] > 0
+        self.has_momentum = has_any(group["momentum"])
         self.momentum = self.number(group["momentum"])
         self.centered = group["centered"]
-        self.weight_decay = group["weight_decay"]
+        self.set_weight_decay(group["weight_decay"])
         self.stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
         self.length = self.number(self.numbers(1)[1])
 
@@ -425,7 +435,7 @@ class RMSpropStep(InPlaceStep):
 
     def move(self, segment: Segment) -> None:
         gradient, values, root = segment.gradient, segment.values, segment.scratch
-        if self.weight_decay:
+        if self.decays:
             gradient += self.weight_decay * values
         square = segment.state["square_avg"]
         square *= self.decay
@@ -470,7 +480,7 @@ class AdagradStep(InPlaceStep):
     def read(self, group: dict[str, Any]) -> None:
         self.lr_decay = group["lr_decay"]
         self.eps = self.number(group["eps"])
-        self.weight_decay = group["weight_decay"]
+        self.set_weight_decay(group["weight_decay"])
 
     def numbers(self, n_steps: int) -> tuple[Any, ...]:
         return (self.rate / (1 + (n_steps - 1) * self.lr_decay),)
@@ -480,7 +490,7 @@ class AdagradStep(InPlaceStep):
 
     def move(self, segment: Segment) -> None:
         gradient, values, root = segment.gradient, segment.values, segment.scratch
-        if self.weight_decay:
+        if self.decays:
             gradient += self.weight_decay * values
         total = segment.state["sum"]
         total += gradient * gradient

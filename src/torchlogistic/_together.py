@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -95,27 +96,59 @@ def can_join(clf: Any) -> bool:
     try:
         clf._validate_params()
         solver = find_solver(clf.optimizer)
-        arguments = optimizer_arguments(
-            solver, momentum=clf.momentum, optimizer_params=clf.optimizer_params
-        )
         check_penalty(solver, clf.alpha * clf.l1_ratio)
         on_cpu = check_device(clf.device).type == "cpu"
         weighted = all(w > 0 for w in weights)
         # Not its subclasses: they may change the numbers, or hook into the steps.
-        ruled = solver.full_batch is None and solver.torch_class in STEPS
-        if ruled:
-            new_optimizer(solver.torch_class, lr=clf.lr, **arguments)
+        if solver.full_batch is not None or solver.torch_class not in STEPS:
+            return False
+        numbers = rule_settings(clf)[0]
     except Exception:
         return False  # its own fit will say what is wrong
     # torch dampens what enters a momentum and nothing else.
-    undamped = bool(clf.momentum) or not arguments.get("dampening")
-    return plain and seeded and on_cpu and ruled and weighted and undamped
+    undamped = bool(numbers.get("momentum")) or not numbers.get("dampening")
+    return plain and seeded and on_cpu and weighted and undamped
 
 
-def new_optimizer(torch_class: Any, **arguments: Any) -> torch.optim.Optimizer:
-    """An optimizer of nothing, for the numbers in its parameter group."""
+def rule_optimizer(clf: TorchLogisticClassifier) -> torch.optim.Optimizer:
+    """The optimizer of a classifier, of nothing, for its parameter group."""
+    solver = find_solver(clf.optimizer)
+    arguments = optimizer_arguments(
+        solver, momentum=clf.momentum, optimizer_params=clf.optimizer_params
+    )
     nothing = torch.nn.Parameter(torch.zeros(1, device="cpu"))
-    return make_optimizer(torch_class, [nothing], **arguments)
+    return make_optimizer(solver.torch_class, [nothing], lr=clf.lr, **arguments)
+
+
+def rule_settings(clf: TorchLogisticClassifier) -> tuple[dict[str, Any], ...]:
+    """Settings of a classifier's rule: those that are numbers, and the others.
+
+    The numbers may be pairs of numbers, as the betas of Adam.
+    """
+
+    def is_number(value: Any) -> bool:
+        if isinstance(value, tuple):
+            return all(map(is_number, value))
+        return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+    group = dict(rule_optimizer(clf).param_groups[0])
+    del group["params"]
+    numbers = {name: value for name, value in group.items() if is_number(value)}
+    return numbers, {k: v for k, v in group.items() if k not in numbers}
+
+
+def differing(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers that are not the same in all, as arrays with one for each."""
+
+    def column(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(map(column, zip(*values, strict=True)))
+        return np.array(values, dtype=np.float64)
+
+    columns = {name: [one[name] for one in settings] for name in settings[0]}
+    return {
+        name: column(values) for name, values in columns.items() if len(set(values)) > 1
+    }
 
 
 def fit_together(
@@ -208,14 +241,6 @@ class Joint:
         self.folds = folds
         self.first = first = classifiers[0]
         self.loss: Loss = make_loss(len(folds[0].classes))
-        solver = find_solver(first.optimizer)
-        self.torch_class = solver.torch_class
-        self.arguments = [
-            optimizer_arguments(
-                solver, momentum=clf.momentum, optimizer_params=clf.optimizer_params
-            )
-            for clf in classifiers
-        ]
         self.batch_size = check_batch_size(first.batch_size, len(folds[0].rows.y))
         self.weightings = [[weighting_of(clf, f) for clf in classifiers] for f in folds]
         # Classifiers that differ in epochs only are moments of one column.
@@ -226,14 +251,12 @@ class Joint:
 
     def _numbers(self, clf: TorchLogisticClassifier) -> list[Any]:
         """What a column depends on. Ties of candidates that are the same stay ties."""
-        uses_momentum = "momentum" in self.arguments[0]
         return [
-            clf.lr,
             clf.alpha * (1 - clf.l1_ratio),
             clf.alpha * clf.l1_ratio,
-            clf.momentum if uses_momentum else None,
             clf.class_weight,
             clf.pos_weight,
+            rule_settings(clf)[0],
         ]
 
     def fit(self) -> list[list[Outcome]]:
@@ -265,13 +288,8 @@ class Joint:
 
     def _make_run(self, columns: range) -> CandidateRun:
         leaders = [self.classifiers[self.leaders[c]] for c in columns]
-        numbers = {"lr": np.array([float(clf.lr) for clf in leaders])}
-        if "momentum" in self.arguments[0]:
-            numbers["momentum"] = np.array([float(clf.momentum) for clf in leaders])
-        optimizer = new_optimizer(
-            self.torch_class, **{"lr": self.first.lr, **self.arguments[0]}
-        )
-        rule = find_rule(self.torch_class)
+        optimizer = rule_optimizer(leaders[0])
+        rule = find_rule(type(optimizer))
         assert rule is not None
         alpha = np.array([float(clf.alpha) for clf in leaders])
         ratio = np.array([float(clf.l1_ratio) for clf in leaders])
@@ -288,7 +306,7 @@ class Joint:
                 validation=self.first.early_stopping,
                 rule=rule,
                 optimizer=optimizer,
-                numbers=numbers,
+                numbers=differing([rule_settings(clf)[0] for clf in leaders]),
             ),
         )
 
