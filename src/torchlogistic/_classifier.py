@@ -528,7 +528,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y : ndarray of shape (n_samples,)
             ``classes_[decision_function(X) > 0]``, or the class of the greatest logit.
         """
-        return self.classes_[class_index(self.decision_function(X))]
+        z = self.decision_function(X)
+        return self.classes_[class_index(z)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probabilities of the classes.
