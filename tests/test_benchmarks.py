@@ -43,7 +43,7 @@ def test_every_case_runs(tmp_path):
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     titles = {line.split("|")[1].strip() for line in lines[2:]}
     # The epoch has two more rows, for its shares of the limit.
-    assert len(titles) == 16
+    assert len(titles) == 18
     for name in ("time_against_rows", "suboptimality"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 

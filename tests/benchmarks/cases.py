@@ -24,6 +24,7 @@ from contest import (
 from data import Data, chapter, gaussian
 from memory import share_of_X
 from peers import PEERS, Settings
+from searches import BATCHED, SEARCHES, SLOW, Grid, breast_cancer, scores_differ
 from solution import Solution, gradient, gradient_norm, objective
 from table import Row, at_least, at_most, seconds
 from timing import Measure, Times, alternate, read_only, timed
@@ -279,6 +280,43 @@ def elastic_net(title: str, scale: Scale) -> Iterator[Row]:
     )
 
 
+# Searches
+
+
+def grid_search(
+    title: str,
+    scale: Scale,
+    *,
+    shape: tuple[int, int] | None,
+    grid: Grid,
+    goals: Goals,
+) -> Iterator[Row]:
+    """Whole searches, the refit included."""
+    rows = None if shape is None else scale.rows(shape[0])
+    X, y = breast_cancer() if rows is None else gaussian(rows, shape[1])
+    if not scale.full:
+        grid = replace(grid, lr=grid.lr[-2:], epochs=grid.epochs[:2])
+    found = {}
+
+    def search(name: str) -> None:
+        found[name] = SEARCHES[name](X, y, grid)
+
+    measures = {name: timed(partial(search, name)) for name in [BATCHED, *goals]}
+    quick = {name: measures[name] for name in measures if name not in SLOW}
+    alternate(quick, 1)  # warm
+    races = [alternate(quick, scale.rounds(3))]
+    for name in measures.keys() & SLOW:  # once
+        races.append(alternate({BATCHED: measures[BATCHED], name: measures[name]}, 1))
+    tolerance = 0.01 if scale.full else 0.1  # of few rows nothing is learned
+    for times in races:
+        for row in compared(title, times, BATCHED, goals, scale):
+            pair = found[BATCHED], found[row.against]
+            problem = scores_differ(*pair, row.against, tolerance)
+            yield (
+                Row(title, row.against, f"not compared: {problem}") if problem else row
+            )
+
+
 # Whole processes, predictions
 
 
@@ -370,6 +408,45 @@ CASES = {
     ),
     "newton": Case("newton to an objective 1e-9 off, 1,000,000 x 100", newton),
     "elastic-net": Case("elastic net to 1e-6, 20,000 x 500", elastic_net),
+    "search": Case(
+        "4 lr x 4 epochs x 5 folds, breast cancer, batch 16",
+        partial(
+            grid_search,
+            shape=None,
+            grid=Grid(
+                lr=(0.003, 0.01, 0.03, 0.1),
+                epochs=(10, 20, 50, 100),
+                alpha=(0.0,),
+                batch_size=16,
+                cv=5,
+                scoring="roc_auc",
+            ),
+            goals={
+                "GridSearchCV, torchlogistic": 8,
+                "GridSearchCV, SGDClassifier": 3,
+                "GridSearchCV, skorch": 150,
+            },
+        ),
+    ),
+    "search-large": Case(
+        "8 lr x 3 alpha x 2 epochs x 3 folds, 100,000 x 50, batch 256",
+        partial(
+            grid_search,
+            shape=(100_000, 50),
+            grid=Grid(
+                lr=(0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3),
+                epochs=(1, 3),
+                alpha=(1e-4, 1e-3, 1e-2),
+                batch_size=256,
+                cv=3,
+                scoring="roc_auc",
+            ),
+            goals={
+                "GridSearchCV, torchlogistic": 8,
+                "GridSearchCV, SGDClassifier": 10,
+            },
+        ),
+    ),
     "memory": Case("memory beside X, 1,000,000 x 100", memory),
     "growth": Case("time against rows, x 20, batch 256, an epoch", growth),
     "predict1": Case("predict_proba, 1 row", partial(predict, rows=1, repeats=200)),

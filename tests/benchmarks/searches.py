@@ -1,0 +1,106 @@
+"""Searches of a pipeline with a scaler, each as its users would write it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from data import Data
+from peers import SEED
+from torchlogistic import BatchedGridSearchCV, TorchLogisticClassifier
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is searched: all combinations, each on so many folds."""
+
+    lr: tuple[float, ...]
+    epochs: tuple[int, ...]
+    alpha: tuple[float, ...]
+    batch_size: int
+    cv: int
+    scoring: str
+
+
+def breast_cancer() -> Data:
+    X, y = load_breast_cancer(return_X_y=True)
+    return X.astype(np.float32), y
+
+
+def search(
+    kind: Any, classifier: Any, X: np.ndarray, y: np.ndarray, g: Grid, **grid: Any
+) -> Any:
+    pipeline = Pipeline([("scale", StandardScaler()), ("clf", classifier)])
+    grid = {f"clf__{name}": list(values) for name, values in grid.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of SGDClassifier: too few epochs
+        return kind(pipeline, grid, scoring=g.scoring, cv=g.cv).fit(X, y)
+
+
+def ours(kind: Any, X: np.ndarray, y: np.ndarray, g: Grid) -> Any:
+    clf = TorchLogisticClassifier(
+        batch_size=g.batch_size, random_state=SEED, device="cpu"
+    )
+    return search(kind, clf, X, y, g, lr=g.lr, epochs=g.epochs, alpha=g.alpha)
+
+
+def sgd_classifier(X: np.ndarray, y: np.ndarray, g: Grid) -> Any:
+    """Row by row, in steps that are so many times smaller."""
+    clf = SGDClassifier(
+        loss="log_loss", learning_rate="constant", tol=None, random_state=SEED
+    )
+    rates = [lr / g.batch_size for lr in g.lr]
+    return search(
+        GridSearchCV, clf, X, y, g, eta0=rates, max_iter=g.epochs, alpha=g.alpha
+    )
+
+
+def skorch_net(X: np.ndarray, y: np.ndarray, g: Grid) -> Any:
+    torch.manual_seed(SEED)
+    net = skorch.NeuralNetBinaryClassifier(
+        nn.Sequential(nn.Linear(X.shape[1], 1), nn.Flatten(0)),
+        batch_size=g.batch_size,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    )
+    y = y.astype(np.float32)
+    decays = {"optimizer__weight_decay": g.alpha}
+    return search(GridSearchCV, net, X, y, g, lr=g.lr, max_epochs=g.epochs, **decays)
+
+
+BATCHED = "BatchedGridSearchCV"
+SEARCHES = {
+    BATCHED: partial(ours, BatchedGridSearchCV),
+    "GridSearchCV, torchlogistic": partial(ours, GridSearchCV),
+    "GridSearchCV, SGDClassifier": sgd_classifier,
+    "GridSearchCV, skorch": skorch_net,
+}
+
+
+SLOW = {"GridSearchCV, skorch"}  # minutes
+
+
+def scores_differ(own: Any, other: Any, name: str, tolerance: float) -> str:
+    """Empty if a search found what the package's own found.
+
+    The tolerance is for the best score of other programs: they draw other numbers.
+    """
+    ours, theirs = (s.cv_results_["mean_test_score"] for s in (own, other))
+    if "torchlogistic" in name:
+        same = np.allclose(ours, theirs, rtol=1e-6)
+        return "" if same else "other scores"
+    excess = other.best_score_ - own.best_score_
+    return "" if abs(excess) <= tolerance else f"best score differs by {excess:+.3f}"
