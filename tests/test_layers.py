@@ -31,6 +31,8 @@ GROUPS = [
     ["_net"],
     ["_training"],
     ["_classifier"],
+    ["_folds"],
+    ["_joint_minibatch"],
     ["_together"],
     ["_plan"],
     ["_search"],

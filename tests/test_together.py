@@ -8,8 +8,9 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 
-from torchlogistic import TorchLogisticClassifier, _together
-from torchlogistic._together import Fold, can_join, fit_together
+from torchlogistic import TorchLogisticClassifier, _joint_minibatch, _together
+from torchlogistic._folds import Fold
+from torchlogistic._together import can_join, fit_together
 
 X, y = make_classification(n_samples=60, n_features=5, random_state=0)
 X3, y3 = make_classification(
@@ -160,11 +161,11 @@ def test_large_folds_are_not_stacked(monkeypatch):
 @both_losses
 def test_slices(data, monkeypatch):
     """Candidates that do not fit into memory together are trained in parts."""
-    monkeypatch.setattr(_together, "SLICE_BYTES", 3 * 5 * 8 * 6 * 3 * 2)
+    monkeypatch.setattr(_joint_minibatch, "SLICE_BYTES", 3 * 5 * 8 * 6 * 3 * 2)
     made = []
-    make_run = _together.Joint._make_run
+    make_run = _joint_minibatch.JointMiniBatch._make_run
     monkeypatch.setattr(
-        _together.Joint,
+        _joint_minibatch.JointMiniBatch,
         "_make_run",
         lambda self, columns: made.append(len(columns)) or make_run(self, columns),
     )

@@ -23,7 +23,8 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
-from ._together import DIFFERING, Fold, can_join, fit_together
+from ._folds import Fold
+from ._together import DIFFERING, can_join, fit_together
 
 
 @dataclass

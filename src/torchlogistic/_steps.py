@@ -138,3 +138,9 @@ def make_optimizer(
     optimizer.__init__(parameters, **params)  # type: ignore[misc]
     vars(optimizer).pop("add_param_group", None)
     return optimizer
+
+
+def new_optimizer(torch_class: Any, **arguments: Any) -> Optimizer:
+    """An optimizer of nothing, for the numbers in its parameter group."""
+    nothing = torch.nn.Parameter(torch.zeros(1, device="cpu"))
+    return make_optimizer(torch_class, [nothing], **arguments)
