@@ -32,7 +32,7 @@ GROUPS = [
     ["_training"],
     ["_classifier"],
     ["_folds"],
-    ["_joint_minibatch"],
+    ["_joint_minibatch", "_joint_fullbatch"],
     ["_together"],
     ["_plan"],
     ["_search"],

@@ -9,13 +9,15 @@ import numpy as np
 
 from ._classifier import TorchLogisticClassifier
 from ._folds import Fold, Outcome, Prepared, prepare, weighting_of
+from ._joint_fullbatch import JointFullBatch
 from ._joint_minibatch import JointMiniBatch
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._steps import STEPS, new_optimizer
 from ._training import undisturbed
 from ._validation import check_batch_size, check_device
 
-# Parameters that may differ: columns of one matrix, or moments of one run.
+# Parameters that may differ: columns of one matrix, moments of one run, or, where the
+# optimizer does not use them, nothing at all.
 DIFFERING = (
     *("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight"),
     "epochs",
@@ -47,7 +49,7 @@ def can_join(clf: Any) -> bool:
         on_cpu = check_device(clf.device).type == "cpu"
         weighted = all(w > 0 for w in weights)
         # Not its subclasses: they may change the numbers, or hook into the steps.
-        ours = solver.full_batch is None and solver.torch_class in STEPS
+        ours = solver.full_batch is not None or solver.torch_class in STEPS
         if ours:
             new_optimizer(solver.torch_class, lr=clf.lr, **arguments)
     except Exception:
@@ -86,7 +88,9 @@ def fit_together(
                 outcomes[i] = [error] * len(classifiers)
                 continue
             size = check_batch_size(first.batch_size, len(prepared[i].rows.y))
-            alone = prepared[i].rows.X.nbytes * len(folds) > STACKED_BYTES
+            large = prepared[i].rows.X.nbytes * len(folds) > STACKED_BYTES
+            # In full batches there is nothing to gain from a stack.
+            alone = large or find_solver(first.optimizer).full_batch is not None
             key = (i if alone else -1, *map(str, prepared[i].key(size)))
             stacks.setdefault(key, []).append(i)
         for members in stacks.values():
@@ -108,7 +112,9 @@ def fit_stack(
         except Exception as error:
             errors[i] = error
     able = [clf for i, clf in enumerate(classifiers) if i not in errors]
-    outcomes = JointMiniBatch(able, folds).fit() if able else [[] for _ in folds]
+    in_full_batches = find_solver(classifiers[0].optimizer).full_batch is not None
+    joint = JointFullBatch if in_full_batches else JointMiniBatch
+    outcomes = joint(able, folds).fit() if able else [[] for _ in folds]
     for found in outcomes:
         for i, failure in errors.items():
             found.insert(i, failure)
