@@ -19,6 +19,7 @@ GROUPS = [
     ["_steps", "_graphs", "_line_search"],
     ["_fullbatch"],
     ["_minibatch", "_candidates", "_lbfgs", "_newton"],
+    ["_lockstep"],
     ["_solvers"],
     [
         "_validation",
@@ -31,11 +32,13 @@ GROUPS = [
     ["_net"],
     ["_training"],
     ["_classifier"],
-    ["_together", "_scoring"],
+    ["_folds", "_scoring"],
+    ["_joint_minibatch", "_joint_fullbatch"],
+    ["_together"],
     ["_plan"],
     ["_search"],
 ]
-MATHEMATICS = 8
+MATHEMATICS = 9
 SOURCE = Path(torchlogistic.__file__).parent
 LEVEL = {name: level for level, group in enumerate(GROUPS) for name in group}
 

@@ -285,6 +285,28 @@ GRIDS = {
         8,
         2,
     ),
+    "full batches": (
+        {
+            "optimizer": ["lbfgs", "newton"],
+            "alpha": [0.01, 0.1],
+            "l1_ratio": [0, 0.5],
+            "class_weight": [None, "balanced"],
+            "epochs": [100, 200],
+        },
+        32,
+        2,
+    ),
+    "full batches, early stopping": (
+        {
+            "optimizer": ["lbfgs", "newton"],
+            "early_stopping": [True],
+            "alpha": [0.0, 0.1],
+            "n_iter_no_change": [1, 2],
+            "epochs": [40],
+        },
+        8,
+        4,
+    ),
     "several grids": (
         [{"lr": [0.01, 0.1]}, {"alpha": [0.0, 0.1], "epochs": [2, 5]}, {}],
         7,
@@ -655,7 +677,7 @@ class TestSameResults:
 
     def test_in_slices(self, monkeypatch):
         """When memory is short the candidates are trained a few at a time."""
-        monkeypatch.setattr("torchlogistic._together.SLICE_BYTES", 2**12)
+        monkeypatch.setattr("torchlogistic._joint_minibatch.SLICE_BYTES", 2**12)
         monkeypatch.setattr("torchlogistic._together.STACKED_BYTES", 0)
         for data in ((X, y), (X3, y3)):
             compare(make(), {"lr": [0.01, 0.1, 0.3, 0.5], "epochs": [1, 3]}, *data)
@@ -667,8 +689,6 @@ class TestFittedAlone:
     @pytest.mark.parametrize(
         "params",
         [
-            {"optimizer": "lbfgs", "tol": 0.01},
-            {"optimizer": "newton"},
             {"optimizer": torch.optim.NAdam},
             {"warm_start": True},
             {"callbacks": [EpochScoring("accuracy", on_train=True)]},
@@ -824,6 +844,33 @@ class TestFailures:
                 ours.cv_results_["param_clf__lr"].data.astype(float) < 1
             ],
         )
+
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "newton"])
+    def test_warnings_of_full_batches(self, optimizer, runs):
+        """Runs that are too short and classes that are separated, each one."""
+        grid = {"clf__alpha": [0.0, 0.1], "clf__epochs": [1, 2, 100]}
+        texts = []
+        for cls in (BatchedGridSearchCV, GridSearchCV):
+            pipe = make_pipe(optimizer=optimizer)
+            search = cls(pipe, grid, cv=CV, refit=False)
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                search.fit(X, (X[:, 0] > 0).astype(int))
+            texts.append(sorted(str(w.message) for w in seen))
+        assert texts[0] == texts[1]
+        for part in ("Increase epochs", "separate the classes"):
+            assert any(part in text for text in texts[0])
+        assert runs == [(6, 3)]
+
+    @pytest.mark.parametrize("optimizer", ["lbfgs", "newton"])
+    def test_full_batches_that_overflow(self, optimizer, runs):
+        grid = {"pos_weight": [1.0, 1e308, 2.0], "alpha": [0.1, 0.2]}
+        clf = make(optimizer=optimizer, epochs=50)
+        match = "second derivatives overflow" if optimizer == "newton" else "diverged"
+        ours = failing_both(clf, grid, match)
+        failed = np.isnan(ours.cv_results_["mean_test_score"])
+        assert failed.tolist() == [False, True, False] * 2
+        assert runs == [(6, 3)]
 
     def test_overflow_harms_nobody(self):
         """A candidate that ends in infinities is a column beside the others."""

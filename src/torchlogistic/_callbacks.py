@@ -178,17 +178,22 @@ class StopEarly(Callback):
     def on_epoch_begin(self, net: Any, dataset_valid: Any = None, **kw: Any) -> None:
         if self.best_values_ is None and len(net.history) > 1:
             start = net.validation_step(net.get_iterator(dataset_valid))
-            self._compare(net, start["loss"].item())
+            self.compare(net.coef.values, start["loss"].item())
 
     def on_epoch_end(self, net: Any, **kw: Any) -> None:
-        self._compare(net, net.history[-1]["valid_loss"])
-        if self.misses_ >= self.patience:
+        self.compare(net.coef.values, net.history[-1]["valid_loss"])
+        if self.asks_to_stop:
             raise StopTraining
 
-    def _compare(self, net: Any, loss: float) -> None:
+    @property
+    def asks_to_stop(self) -> bool:
+        return self.misses_ >= self.patience
+
+    def compare(self, values: torch.Tensor, loss: float) -> None:
+        """Take note of coefficients and their validation loss."""
         if loss < self.best_loss_:
             self.best_loss_ = loss
-            self.best_values_ = net.coef.values.clone()
+            self.best_values_ = values.clone()
         if loss < self.target_:
             self.target_ = loss - self.tol
             self.misses_ = 0

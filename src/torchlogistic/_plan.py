@@ -23,8 +23,9 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
+from ._folds import Fold
 from ._scoring import score_all
-from ._together import DIFFERING, Fold, can_join, fit_together, rule_settings
+from ._together import can_join, fit_together, in_common
 
 
 @dataclass
@@ -181,12 +182,9 @@ def group_key(estimator: Any) -> str | None:
     head, classifier = head_and_classifier(estimator)
     if is_watched(estimator) or not can_join(classifier):
         return None
-    shared = classifier.get_params(deep=False)
-    for name in DIFFERING:
-        del shared[name]
-    shared["optimizer_params"] = rule_settings(classifier)[1]
+    shared = head, getattr(estimator, "memory", None), in_common(classifier)
     try:
-        key: str = joblib.hash((head, getattr(estimator, "memory", None), shared))
+        key: str = joblib.hash(shared)
     except Exception:  # what cannot be pickled cannot be compared
         return None
     return key
