@@ -147,18 +147,21 @@ def namespace(tensor: Tensor) -> Namespace:
 
 # Systems of more equations are solved by torch on the CPU too: its factor serves twice.
 SMALL_SYSTEM = 2000
+# Equations that LAPACK solves in one thread. The others of NumPy's BLAS, once woken,
+# spin for a tenth of a second and keep what follows from a core.
+SERIAL_SYSTEM = 64
 
 
 def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     """Solve ``H x = b`` by a Cholesky factor; None if H is not positive definite.
 
-    Small systems on the CPU by NumPy, whose BLAS made H: torch's threads and those of
-    that BLAS spin while they wait, and would keep each other from the cores.
+    Small systems on the CPU by NumPy, which wakes no threads for them: torch does, and
+    that can take longer than the rest.
     """
     if for_numpy(H) and len(H) <= SMALL_SYSTEM:
         try:
             L = np.linalg.cholesky(H.numpy())
-            x = np.linalg.solve(L.T, np.linalg.solve(L, b.numpy()))
+            x = _substitute(L.T, _substitute(L, b.numpy()), backward=True)
         except np.linalg.LinAlgError:
             return None
         return torch.from_numpy(x)
@@ -166,3 +169,15 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     if failed.item():
         return None
     return torch.cholesky_solve(b[:, None], factor).squeeze(1)
+
+
+def _substitute(T: np.ndarray, b: np.ndarray, *, backward: bool = False) -> np.ndarray:
+    """Solve a lower triangular system, or backward an upper one."""
+    x = b.copy()
+    starts = range(0, len(b), SERIAL_SYSTEM)
+    for start in reversed(starts) if backward else starts:
+        rows = slice(start, start + SERIAL_SYSTEM)
+        x[rows] = np.linalg.solve(T[rows, rows], x[rows])
+        rest = slice(0, start) if backward else slice(rows.stop, None)
+        x[rest] -= T[rest, rows] @ x[rows]
+    return x
