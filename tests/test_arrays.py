@@ -47,9 +47,12 @@ def test_product(n_axes):
     np.testing.assert_allclose(theirs, a @ b)
 
 
-def test_gram():
-    a = np.random.default_rng(0).normal(size=(9, 4))
-    for found in both(lambda xp: xp.gram, a, shape=(4, 4)):
+@pytest.mark.parametrize("name", ["gram", "serial_gram"])
+@pytest.mark.parametrize("n_rows", [1, 6, 9])
+def test_gram(n_rows, name, monkeypatch):
+    monkeypatch.setattr(_arrays, "SERIAL_PRODUCT", 3 * 4**2)  # slices of three rows
+    a = np.random.default_rng(0).normal(size=(n_rows, 4))
+    for found in both(lambda xp: getattr(xp, name), a, shape=(4, 4)):
         np.testing.assert_allclose(found, a.T @ a)
 
 

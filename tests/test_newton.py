@@ -16,8 +16,11 @@ from torchlogistic._threads import Team
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_hessian(n_classes, fit_intercept, weighted, monkeypatch):
+@pytest.mark.parametrize("width", [0, 64], ids=["threads of BLAS", "threads of ours"])
+def test_hessian(n_classes, fit_intercept, weighted, width, monkeypatch):
+    monkeypatch.setattr(_newton, "WIDTH", width)
     monkeypatch.setattr(_newton, "HESSIAN_ROWS", 16)
+    monkeypatch.setattr(_newton, "PART_ROWS", 5)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(50, 4, dtype=torch.float64, generator=generator)
     loss = make_loss(n_classes)

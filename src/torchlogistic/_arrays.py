@@ -49,6 +49,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+# Multiplications that a product of NumPy's BLAS takes before it wakes other threads,
+# which then spin for a tenth of a second and keep what follows from a core.
+SERIAL_PRODUCT = 2**18
+
+
 class NumpyNamespace:
     """Functions of NumPy, each with its result in ``out``."""
 
@@ -73,6 +78,16 @@ class NumpyNamespace:
     def gram(a: Array, out: Array) -> None:
         """``a.T @ a``, for which BLAS has a product of its own."""
         np.dot(a.T, a, out=out)
+
+    @staticmethod
+    def serial_gram(a: Array, out: Array) -> None:
+        """The same by slices that BLAS multiplies in one thread, for narrow a."""
+        width = a.shape[1]
+        size = max(SERIAL_PRODUCT // width**2, 1)
+        end = len(a) // size * size
+        slices = a[:end].reshape(-1, size, width)
+        np.sum(np.matmul(slices.transpose(0, 2, 1), slices), axis=0, out=out)
+        out += a[end:].T @ a[end:]
 
     @staticmethod
     def sum(array: Array, dtype: torch.dtype) -> Array:
@@ -125,6 +140,8 @@ class TorchNamespace:
     def gram(a: Array, out: Array) -> None:
         torch.mm(a.T, a, out=out)
 
+    serial_gram = gram
+
     @staticmethod
     def sum(array: Array, dtype: torch.dtype) -> Array:
         return array.sum(0, dtype=dtype)
@@ -147,9 +164,7 @@ def namespace(tensor: Tensor) -> Namespace:
 
 # Systems of more equations are solved by torch on the CPU too: its factor serves twice.
 SMALL_SYSTEM = 2000
-# Equations that LAPACK solves in one thread. The others of NumPy's BLAS, once woken,
-# spin for a tenth of a second and keep what follows from a core.
-SERIAL_SYSTEM = 64
+SERIAL_SYSTEM = 64  # equations that LAPACK solves in one thread
 
 
 def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ._arrays import (
-    Array,
-    Namespace,
-    TorchNamespace,
     as_array,
     as_tensor,
     solve_definite,
@@ -26,7 +22,13 @@ from ._rows import Block
 from ._threads import Team
 
 HESSIAN_ROWS = 8192  # rows of the weighted copy of X at a time
-SAMPLE_ROWS = 16384  # the same where the Hessian takes a part of the rows
+# Up to so many features the rows are shared among threads of ours. BLAS is faster with
+# threads of its own, but these spin for a tenth of a second, which costs the gradients
+# that follow more than that.
+WIDTH, SAMPLED_WIDTH = 64, 128
+PART_ROWS = 1024
+PARTS = 4
+MAX_SHARED = 1000  # coefficients, as each part has a Hessian of its own
 # Its bytes on a device, where each piece costs the launch of a dozen kernels: some 60
 # microseconds, in which it reads and writes about as much.
 DEVICE_HESSIAN_BYTES = 2**27
@@ -82,20 +84,11 @@ class Newton(FullBatch):
                 f"{coef.values.numel()} numbers: use optimizer='lbfgs'"
             )
         self.wide = accumulator(coef.values)
-        n_rows = HESSIAN_ROWS if self._first_stride() == 1 else SAMPLE_ROWS
-        if not isinstance(block.z, np.ndarray):
-            width = max(coef.n_features, objective.loss.n_outputs**2)
-            n_rows = DEVICE_HESSIAN_BYTES // (width * block.logits.itemsize)
-        n_rows = min(max(n_rows, 1), len(block))
-        self._weighted = coef.values.new_empty((n_rows, coef.n_features))
 
     def reset(self) -> None:
         self.damping = 0.0
-        self.stride = self._first_stride()
-
-    def _first_stride(self) -> int:
         stride = len(self.block) // (SAMPLED_ROWS * self.coef.values.numel())
-        return min(max(stride, 1), MAX_STRIDE)
+        self.stride = min(max(stride, 1), MAX_STRIDE)
 
     def iterate(self) -> bool:
         coef, l1 = self.coef, self.objective.l1
@@ -145,20 +138,18 @@ class Newton(FullBatch):
         Shape (p, p) with p coefficients, in the order of ``values.flatten()``. The loss
         is the mean over every ``stride``-th row.
         """
-        block, coef = self.block, self.coef
+        coef = self.coef
+        block = self.block if self.stride == 1 else self.block.every(self.stride)
         k, d = self.objective.loss.n_outputs, coef.n_features
-        H = torch.zeros(
-            (coef.length, k, coef.length, k),
-            dtype=self.wide,
-            device=coef.values.device,
-        )
-        if self.stride == 1:
-            self._add_products(H, block, coef.xp, as_array)
-        else:
-            # NumPy's BLAS multiplies faster, but its threads spin for a while after,
-            # and what that costs the next gradient is more than a part's products.
-            block = block.every(self.stride)
-            self._add_products(H, block, TorchNamespace, as_tensor)
+        # Parts do not depend on the number of threads, and so does the sum not.
+        narrow = d <= (SAMPLED_WIDTH if self.stride > 1 else WIDTH)
+        alone = not isinstance(block.z, np.ndarray) or coef.values.numel() > MAX_SHARED
+        n_parts = PARTS if narrow and not alone else 1
+        parts = block.split(-(-len(block) // n_parts))
+        sum_products = partial(self._sum_products, serial=n_parts > 1)
+        H, *others = self.full.each(parts, sum_products)
+        for other in others:
+            H += other
         for i in range(k):
             for j in range(i):
                 H[:, j, :, i] = H[:, i, :, j].t()
@@ -174,43 +165,44 @@ class Newton(FullBatch):
                 H.diagonal()[start:stop] = 1
         return H
 
-    def _add_products(
-        self, H: Tensor, block: Block, xp: Namespace, view: Callable[[Any], Array]
-    ) -> None:
+    def _sum_products(self, block: Block, *, serial: bool) -> Tensor:
         """Sum X'CX, with the curvature C, over rows, without what symmetry gives.
 
-        Parameters
-        ----------
-        H : Tensor of shape (length, k, length, k)
-        block : Block
-        xp : NumpyNamespace or TorchNamespace
-            What computes the products.
-        view : callable
-            Gives its array with the memory of a tensor.
+        In this thread only, if ``serial``. Returns a tensor of shape (length, k,
+        length, k).
         """
         coef, loss = self.coef, self.objective.loss
-        k, d = loss.n_outputs, coef.n_features
-        sums, product = view(H), view(coef.values.new_empty((d, d)))
-        for piece in on_device(block.split(len(self._weighted))):
-            X, A = map(view, (as_tensor(piece.X), self._weighted[: len(piece)]))
+        k, d, xp = loss.n_outputs, coef.n_features, coef.xp
+        shape = (coef.length, k, coef.length, k)
+        H = torch.zeros(shape, dtype=self.wide, device=coef.values.device)
+        gram = xp.serial_gram if serial else xp.gram
+        n_rows = PART_ROWS if serial else HESSIAN_ROWS
+        if not isinstance(block.z, np.ndarray):
+            n_rows = DEVICE_HESSIAN_BYTES // (max(d, k * k) * block.logits.itemsize)
+        n_rows = min(max(n_rows, 1), len(block))
+        weighted = as_array(coef.values.new_empty((n_rows, d)))
+        sums, product = as_array(H), as_array(coef.values.new_empty((d, d)))
+        for piece in on_device(block.split(n_rows)):
+            A = weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:
                 curvature = curvature * as_tensor(piece.weight).view(-1, 1, 1)
-            roots = xp.sqrt(view(curvature.abs_()))
+            roots = xp.sqrt(as_array(curvature.abs_()))
             for i in range(k):
                 for j in range(i + 1):
                     # X'CX is A'A, whose product takes half the time of others; C is
                     # not negative if i is j, and not positive else.
                     sign = 1 if i == j else -1
                     root = roots[:, i, j]
-                    xp.multiply(X, root[:, None], out=A)  # type: ignore[arg-type]
-                    xp.gram(A, product)
+                    xp.multiply(piece.X, root[:, None], out=A)  # type: ignore[arg-type]
+                    gram(A, product)
                     sums[:d, i, :d, j] += sign * product
                     if coef.fit_intercept:
                         border = sign * (A.T @ root)
                         sums[d, i, :d, j] += border
                         sums[:d, i, d, j] += border
                         sums[d, i, d, j] += sign * (root @ root)
+        return H
 
     def _damped_step(self, H: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Damp the Hessian until its Cholesky factor exists.
