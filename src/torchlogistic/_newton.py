@@ -99,10 +99,11 @@ class Newton(FullBatch):
                 "optimizer='newton': second derivatives overflow. Scale the features, "
                 "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier())."
             )
-        H, step = self._damped_step(H, gradient)
         if l1:
             step = self._proximal_step(H, gradient)
-        elif step.dim() == 2:
+        else:
+            step = self._damped_step(H, gradient)
+        if not l1 and step.dim() == 2:
             # The softmax does not see a constant added to all classes: add none, where
             # no penalty decides.
             free = step[coef.n_features if self.objective.l2 else 0 :]
@@ -142,11 +143,11 @@ class Newton(FullBatch):
         block = self.block if self.stride == 1 else self.block.every(self.stride)
         k, d = self.objective.loss.n_outputs, coef.n_features
         # Parts do not depend on the number of threads, and so does the sum not.
-        narrow = d <= (SAMPLED_WIDTH if self.stride > 1 else WIDTH)
-        alone = not isinstance(block.z, np.ndarray) or coef.values.numel() > MAX_SHARED
-        n_parts = PARTS if narrow and not alone else 1
-        parts = block.split(-(-len(block) // n_parts))
-        sum_products = partial(self._sum_products, serial=n_parts > 1)
+        on_cpu = isinstance(block.z, np.ndarray)
+        serial = on_cpu and d <= (SAMPLED_WIDTH if self.stride > 1 else WIDTH)
+        n_parts = PARTS if serial and coef.values.numel() <= MAX_SHARED else 1
+        parts = block.split(max(-(-len(block) // n_parts), PART_ROWS))
+        sum_products = partial(self._sum_products, serial=serial)
         H, *others = self.full.each(parts, sum_products)
         for other in others:
             H += other
@@ -204,10 +205,10 @@ class Newton(FullBatch):
                         sums[d, i, d, j] += sign * (root @ root)
         return H
 
-    def _damped_step(self, H: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Damp the Hessian until its Cholesky factor exists.
+    def _damped_step(self, H: Tensor, gradient: Tensor) -> Tensor:
+        """Newton's step, with H damped until its Cholesky factor exists.
 
-        Returns the damped Hessian and Newton's step, of the shape of the gradient.
+        Of the shape of the gradient.
         """
         scale = H.diagonal().mean().clamp_min(torch.finfo(H.dtype).tiny)
         damping = self.damping
@@ -219,12 +220,18 @@ class Newton(FullBatch):
             if step is not None and torch.isfinite(step).all():
                 # Less next time: damping slows the last steps.
                 self.damping = damping / 10 if damping > 1e-14 else 0.0
-                return damped, step.view(gradient.shape)
+                return step.view(gradient.shape)
             damping = max(10 * damping, 1e-12)
-        return H, torch.zeros_like(gradient)  # no step: the solver stalls
+        return torch.zeros_like(gradient)  # no step: the solver stalls
 
     def _proximal_step(self, H: Tensor, gradient: Tensor) -> Tensor:
-        """Step to the minimum of the quadratic model plus the L1 norm."""
+        """Step to the minimum of the quadratic model plus the L1 norm.
+
+        Raises the diagonal of H by as much as rounding may have lowered it.
+        """
+        diagonal = H.diagonal()
+        rounding = torch.finfo(self.coef.values.dtype).eps
+        diagonal += max(rounding, 1e-12) * diagonal.mean()
         coef = self.coef
         values = coef.values.to(self.wide)
         l1 = torch.zeros_like(values)

@@ -264,7 +264,8 @@ class Objective:
     def penalty(self, coef: Coefficients) -> Tensor:
         """Value of the penalty, as exact as the sum of the losses: ()."""
         w = coef.weight.to(accumulator(coef.values))
-        return self.l2 / 2 * w.square().sum() + self.l1 * w.abs().sum()
+        value = self.l2 / 2 * w.square().sum()
+        return value + self.l1 * w.abs().sum() if self.l1 else value
 
     def subgradient(self, coef: Coefficients) -> Tensor:
         """The subgradient of least norm, given the gradient of the smooth part.
