@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from torchlogistic import _arrays
 from torchlogistic._arrays import (
     NumpyNamespace,
     TorchNamespace,
     as_array,
     as_tensor,
     namespace,
+    solve_definite,
 )
 
 
@@ -45,9 +47,12 @@ def test_product(n_axes):
     np.testing.assert_allclose(theirs, a @ b)
 
 
-def test_gram():
-    a = np.random.default_rng(0).normal(size=(9, 4))
-    for found in both(lambda xp: xp.gram, a, shape=(4, 4)):
+@pytest.mark.parametrize("name", ["gram", "serial_gram"])
+@pytest.mark.parametrize("n_rows", [1, 6, 9])
+def test_gram(n_rows, name, monkeypatch):
+    monkeypatch.setattr(_arrays, "SERIAL_PRODUCT", 3 * 4**2)  # slices of three rows
+    a = np.random.default_rng(0).normal(size=(n_rows, 4))
+    for found in both(lambda xp: getattr(xp, name), a, shape=(4, 4)):
         np.testing.assert_allclose(found, a.T @ a)
 
 
@@ -77,3 +82,15 @@ def test_sums_are_wide():
     expected = np.float32(0.1).astype(np.float64) * 10**5
     for xp, array in ((NumpyNamespace, many), (TorchNamespace, torch.from_numpy(many))):
         assert float(xp.sum(array, torch.float64)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("small_system", [2000, 0], ids=["NumPy", "torch"])
+@pytest.mark.parametrize("size", [1, 5, 64, 65, 150])
+def test_solve_definite(size, small_system, monkeypatch):
+    monkeypatch.setattr(_arrays, "SMALL_SYSTEM", small_system)
+    rng = np.random.default_rng(0)
+    A, x = rng.normal(size=(size, size)), rng.normal(size=size)
+    H = A @ A.T + np.eye(size)
+    H, b = torch.from_numpy(H), torch.from_numpy(H @ x)
+    np.testing.assert_allclose(solve_definite(H, b), x, rtol=1e-8, atol=1e-10)
+    assert solve_definite(-H, b) is None

@@ -76,6 +76,24 @@ def test_gradient_and_value(kind, n_classes, weighted, fit_intercept, alpha, l1_
     torch.testing.assert_close(value, (smooth + l1).detach())
 
 
+def test_value_in_float32_is_summed_in_float64():
+    """To more digits than float32 has, which the last steps of a solver need."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(100_000, generator=generator)
+    y = (torch.rand(z.shape, generator=generator) < 0.5).float()
+    loss = make_loss(2)
+    block = view_block(Rows(torch.empty(len(z), 1), y))
+    block.z[...] = z
+    coef = Coefficients(torch.linspace(0, 1, 10_001), fit_intercept=True)
+    objective = Objective(loss, 0.2, 0.5)
+    w = coef.weight.double()
+    value = objective.mean_loss(block) + objective.penalty(coef)
+    exact = (
+        loss.value(z.double(), y.double()).mean() + w.mul(0.05).add(0.1).mul(w).sum()
+    )
+    torch.testing.assert_close(value, exact, rtol=2e-9, atol=0)
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_gradcheck(n_classes):
     """The third witness: differences of the objective's own value."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from torchlogistic import _orthant
 from torchlogistic._orthant import minimise_quadratic
 
 
@@ -45,3 +46,14 @@ def test_all_coordinates_at_zero():
     l1 = torch.full_like(start, 9.0)
     u = minimise_quadratic(H, torch.zeros_like(start), start, l1, tol=1e-12)
     assert u.tolist() == [0, 0, 0]
+
+
+def test_known_signs_are_tried_first(monkeypatch):
+    """Where they are those of the minimum, no gradient step is needed."""
+    H, gradient, start = problem(5, seed=0)
+    l1 = torch.full_like(start, 0.1)
+    best = minimise_quadratic(H, gradient, start, l1, tol=1e-10)
+    moved = gradient + H @ (best - start)
+    monkeypatch.setattr(_orthant, "_largest_eigenvalue", None)
+    again = minimise_quadratic(H, moved, best, l1, tol=1e-10)
+    torch.testing.assert_close(again, best)

@@ -49,6 +49,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+# Multiplications that a product of NumPy's BLAS takes before it wakes other threads,
+# which then spin for a tenth of a second and keep what follows from a core.
+SERIAL_PRODUCT = 2**18
+
+
 class NumpyNamespace:
     """Functions of NumPy, each with its result in ``out``."""
 
@@ -73,6 +78,16 @@ class NumpyNamespace:
     def gram(a: Array, out: Array) -> None:
         """``a.T @ a``, for which BLAS has a product of its own."""
         np.dot(a.T, a, out=out)
+
+    @staticmethod
+    def serial_gram(a: Array, out: Array) -> None:
+        """The same by slices that BLAS multiplies in one thread, for narrow a."""
+        width = a.shape[1]
+        size = max(SERIAL_PRODUCT // width**2, 1)
+        end = len(a) // size * size
+        slices = a[:end].reshape(-1, size, width)
+        np.sum(np.matmul(slices.transpose(0, 2, 1), slices), axis=0, out=out)
+        out += a[end:].T @ a[end:]
 
     @staticmethod
     def sum(array: Array, dtype: torch.dtype) -> Array:
@@ -125,6 +140,8 @@ class TorchNamespace:
     def gram(a: Array, out: Array) -> None:
         torch.mm(a.T, a, out=out)
 
+    serial_gram = gram
+
     @staticmethod
     def sum(array: Array, dtype: torch.dtype) -> Array:
         return array.sum(0, dtype=dtype)
@@ -147,18 +164,19 @@ def namespace(tensor: Tensor) -> Namespace:
 
 # Systems of more equations are solved by torch on the CPU too: its factor serves twice.
 SMALL_SYSTEM = 2000
+SERIAL_SYSTEM = 64  # equations that LAPACK solves in one thread
 
 
 def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     """Solve ``H x = b`` by a Cholesky factor; None if H is not positive definite.
 
-    Small systems on the CPU by NumPy, whose BLAS made H: torch's threads and those of
-    that BLAS spin while they wait, and would keep each other from the cores.
+    Small systems on the CPU by NumPy, which wakes no threads for them: torch does, and
+    that can take longer than the rest.
     """
     if for_numpy(H) and len(H) <= SMALL_SYSTEM:
         try:
             L = np.linalg.cholesky(H.numpy())
-            x = np.linalg.solve(L.T, np.linalg.solve(L, b.numpy()))
+            x = _substitute(L.T, _substitute(L, b.numpy()), backward=True)
         except np.linalg.LinAlgError:
             return None
         return torch.from_numpy(x)
@@ -166,3 +184,15 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     if failed.item():
         return None
     return torch.cholesky_solve(b[:, None], factor).squeeze(1)
+
+
+def _substitute(T: np.ndarray, b: np.ndarray, *, backward: bool = False) -> np.ndarray:
+    """Solve a lower triangular system, or backward an upper one."""
+    x = b.copy()
+    starts = range(0, len(b), SERIAL_SYSTEM)
+    for start in reversed(starts) if backward else starts:
+        rows = slice(start, start + SERIAL_SYSTEM)
+        x[rows] = np.linalg.solve(T[rows, rows], x[rows])
+        rest = slice(0, start) if backward else slice(rows.stop, None)
+        x[rest] -= T[rest, rows] @ x[rows]
+    return x

@@ -200,6 +200,7 @@ class FullGradient:
         self.objective = objective
         self.block = block
         self._pieces = PieceGradient(objective, team)
+        self.each = self._pieces.each
         self._groups = block.groups = cut(block)
         ends = list(accumulate(len(group.rows) for group in self._groups))
         starts = [0, *ends[:-1]]

@@ -242,7 +242,7 @@ class Objective:
         # once: there each part would cost the launch of several kernels.
         on_device = not isinstance(block.y, np.ndarray)
         step = len(block) if on_device else SERIAL_ENTRIES // self.loss.n_outputs
-        dtype = accumulator(block.logits) if on_device else None
+        wide = accumulator(block.logits)
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         y = block.targets
         z, starts = block.logits, range(0, len(block), step)
@@ -253,7 +253,8 @@ class Objective:
             values = self.loss.value(*((z, y) if whole else (z[rows], y[rows])))
             if weight is not None:
                 values.mul_(weight if whole else weight[rows])
-            sums.append(values.sum(dtype=dtype))
+            # In float32 the sum's rounding would hide the last steps of a line search.
+            sums.append(values.sum(dtype=wide))
         return sums[0] if whole else torch.stack(sums).sum()
 
     def mean_loss(self, block: Block) -> Tensor:
@@ -261,9 +262,10 @@ class Objective:
         return self.loss_sum(block) / len(block)
 
     def penalty(self, coef: Coefficients) -> Tensor:
-        """Value of the penalty: ()."""
-        w = coef.weight
-        return self.l2 / 2 * w.square().sum() + self.l1 * w.abs().sum()
+        """Value of the penalty, as exact as the sum of the losses: ()."""
+        w = coef.weight.to(accumulator(coef.values))
+        value = self.l2 / 2 * w.square().sum()
+        return value + self.l1 * w.abs().sum() if self.l1 else value
 
     def subgradient(self, coef: Coefficients) -> Tensor:
         """The subgradient of least norm, given the gradient of the smooth part.

@@ -40,8 +40,12 @@ def minimise_quadratic(
     .. [2] B. O'Donoghue and E. Candes, "Adaptive Restart for Accelerated Gradient
        Schemes", Foundations of Computational Mathematics 15, 2015.
     """
-    step = 1.0 / _largest_eigenvalue(H)
     constant = gradient - H @ start
+    # Near the end of a sequence of problems the signs stay.
+    exact = _solve_with_signs(H, constant, start, l1, tol)
+    if exact is not None:
+        return exact
+    step = 1.0 / _largest_eigenvalue(H)
     u = v = start.clone()
     t = 1.0
     for _ in range(ROUNDS):
@@ -71,7 +75,7 @@ def _solve_with_signs(
     else:
         sign = u[free].sign()
         right = -(constant[free] + l1[free] * sign)
-        solution = solve_definite(H[free][:, free], right)
+        solution = solve_definite(H[free[:, None], free], right)
         if solution is None:
             return None
         exact = torch.zeros_like(u)

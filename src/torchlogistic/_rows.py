@@ -110,6 +110,25 @@ class Block:
     def __getitem__(self, rows: slice) -> Block:
         return self.split(rows.stop - rows.start, rows)[0]
 
+    def every(self, step: int) -> Block:
+        """Every so manieth row, as views."""
+        X = self.X[::step]
+        columns = X, X.T, self.y[::step]
+        weight = None if self.weight is None else self.weight[::step]
+        tensors = self.logits[::step], self.residual[::step]
+        arrays = self.z[::step], self.r[::step]
+        scale = block_scale(len(X), self.y)
+        return Block(
+            *columns,
+            weight,
+            *arrays,
+            *tensors,
+            self.n_features,
+            scale,
+            None,
+            self.transfer,
+        )
+
     def split(self, size: int, rows: slice = slice(0, None)) -> list[Block]:
         """Cut into blocks of so many rows, the last one of fewer."""
         parts = [torch.split(t[rows], size) for t in (self.logits, self.residual)]
