@@ -304,8 +304,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     attributes and methods are the same, too.
 
     Candidates that differ in ``lr``, ``alpha``, ``l1_ratio``, ``momentum``,
-    ``class_weight``, ``pos_weight`` and ``epochs`` only are trained in one run: they
-    see the same batches, so that their coefficients can be columns of one matrix, and
+    ``class_weight``, ``pos_weight``, numbers of ``optimizer_params`` and ``epochs``
+    only are trained in one run: they see the same batches, so that their coefficients can be columns of one matrix, and
     a run of 100 epochs passes through 10, 20 and 50 on its way. Small folds are trained
     side by side. With "lbfgs" and "newton" each candidate takes its own steps and stops
     on its own; those that differ in ``epochs`` are one run. Transformers are fitted
