@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
-from torchlogistic import _candidates
+from torchlogistic import _arrays, _candidates
+from torchlogistic._arrays import as_tensor
 from torchlogistic._candidates import Buffer, CandidateRun, Settings, Stack
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
@@ -40,6 +41,13 @@ RULES = {
 }
 every_rule = pytest.mark.parametrize("name", RULES)
 both_losses = pytest.mark.parametrize("n_classes", [2, 3])
+
+
+@pytest.fixture(params=["NumPy", "torch"], autouse=True)
+def arithmetic(request, monkeypatch):
+    """That of the CPU, and that of a device, where torch computes."""
+    if request.param == "torch":
+        monkeypatch.setattr(_arrays, "for_numpy", lambda tensor: False)
 
 
 def make_fold(n_rows, n_classes, weights, seed=0, dtype=torch.float64):
@@ -114,6 +122,7 @@ def together(folds, n_classes, cls, arguments, **settings):
             rule=STEPS[cls],
             optimizer=make_optimizer(cls, [nothing], lr=0.1, **plain),
             numbers={"lr": LR, **numbers},
+            device=torch.device("cpu"),
             **settings,
         ),
     )
@@ -203,7 +212,7 @@ def test_batch_sizes(n_classes, batch_size):
 @both_losses
 def test_buffer_for_a_part_of_an_epoch(n_classes, monkeypatch):
     """When the cache holds fewer batches than an epoch has."""
-    monkeypatch.setattr(_candidates, "BUFFER_BYTES", 4000)
+    monkeypatch.setitem(_candidates.BUFFER_BYTES, "cpu", 4000)
     folds = [make_fold(n, n_classes, "own", n) for n in (60, 61, 58)]
     run = compare(folds, n_classes, l2=L2)
     assert run.buffer.capacity < 58
@@ -258,8 +267,7 @@ def test_mean_losses(n_classes):
     fold = make_fold(30, n_classes, "own")
     run = compare([fold], n_classes)
     k = run.loss.n_outputs
-    values = run.coef.arrays.values
-    losses = run.mean_losses(side_by_side(fold, k), 0, values)
+    losses = run.mean_losses(side_by_side(fold, k), 0, run.values())
     for c, rows in enumerate(fold):
         z = rows.X @ run.coef.weight[0][:, c * k : (c + 1) * k]
         z += run.coef.intercept[0][:, c * k : (c + 1) * k]
@@ -279,6 +287,7 @@ class TestStack:
             rule=STEPS[SGD],
             optimizer=make_optimizer(SGD, [nothing], lr=0.1),
             numbers={"lr": LR},
+            device=torch.device("cpu"),
             **{"shuffle": True, **params},
         )
 
@@ -307,14 +316,14 @@ class TestStack:
         stack = Stack(folds, self.settings())
         assert stack.weight.shape == (41, 3)
         torch.testing.assert_close(
-            torch.from_numpy(stack.weight[20:40]), folds[1].weight.expand(-1, 3)
+            as_tensor(stack.weight[20:40]), folds[1].weight.expand(-1, 3)
         )
 
     def test_blocks_scale_by_the_rows_of_their_fold(self):
         folds = [side_by_side(make_fold(n, 2, None, n), 1) for n in (20, 23)]
         buffer = Buffer(Stack(folds, self.settings()), 3)
         blocks = buffer.blocks(0, 23)
-        counts = [(1 / block.scale[:, 0, 0]).round().astype(int) for block in blocks]
+        counts = [(1 / as_tensor(block.scale)[:, 0, 0]).round() for block in blocks]
         assert [count.tolist() for count in counts] == [[8], [8], [4, 7]]
         assert buffer.blocks(0, 23) is blocks
         ends = [block.X.shape[1] for block in blocks]

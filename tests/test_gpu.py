@@ -11,7 +11,15 @@ import pytest
 import torch
 from sklearn.datasets import make_classification
 
-from torchlogistic import TorchLogisticClassifier, _gradient, _minibatch, _validation
+from torchlogistic import (
+    BatchedGridSearchCV,
+    TorchLogisticClassifier,
+    _candidates,
+    _gradient,
+    _minibatch,
+    _together,
+    _validation,
+)
 from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
@@ -169,3 +177,38 @@ def test_full_batch_from_rows_on_the_device(name):
             break
         solver.epoch()
     assert solver.converged
+
+
+def search(data, device, **settings):
+    clf = TorchLogisticClassifier(
+        device=device, dtype="float64", random_state=0, batch_size=64, **settings
+    )
+    grid = {"lr": [0.01, 0.1], "alpha": [0.0, 0.01], "epochs": [1, 4]}
+    return BatchedGridSearchCV(clf, grid, scoring="neg_log_loss", cv=3).fit(*data)
+
+
+@every_rule
+@both_losses
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_searches_equal_those_on_the_cpu(optimizer, n_classes, early_stopping):
+    settings = {"optimizer": optimizer, "early_stopping": early_stopping}
+    data = make_data(n_classes)
+    found, expected = (search(data, device, **settings) for device in (DEVICE, HOST))
+    scores = [each.cv_results_["mean_test_score"] for each in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=1e-8)
+    assert found.best_params_ == expected.best_params_
+    assert found.best_estimator_.device_ == fit(data, epochs=1).device_
+
+
+@pytest.mark.parametrize("reason", ["no graphs", "no memory"])
+def test_searches_without_graphs_or_memory(reason, monkeypatch):
+    data = make_data()
+    expected = search(data, DEVICE)
+    if reason == "no graphs":
+        monkeypatch.setattr(_candidates, "find_recorder", lambda device: None)
+    else:
+        monkeypatch.setattr(_together, "fits", lambda device, n_bytes: False)
+    scores = [
+        s.cv_results_["mean_test_score"] for s in (search(data, DEVICE), expected)
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-9)

@@ -6,18 +6,20 @@ the same operations on the same memory with the same Python numbers.
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchlogistic import _arrays, _minibatch, _rows
+from torchlogistic import _arrays, _candidates, _minibatch, _rows
+from torchlogistic._candidates import CandidateRun, Settings
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows
-from torchlogistic._steps import make_optimizer
+from torchlogistic._steps import STEPS, make_optimizer
 from torchlogistic._threads import Team
 from torchlogistic._transfer import Transfer
 
@@ -279,3 +281,55 @@ def test_chunks_hold_no_more_batches_than_a_graph(monkeypatch):
     chunks = [list(batches) for batches, _ in make_solver(SGD, {}).batches]
     assert [len(batches) for batches in chunks] == [4, 4]
     assert len(chunks[1][-1]) == 5
+
+
+def make_candidates(cls, arguments, n_classes, l1):
+    """Three candidates on two folds, whose last batches are not of one size."""
+    loss = make_loss(n_classes)
+    generator = torch.Generator().manual_seed(0)
+    folds = []
+    for n_rows in (75, 78):
+        X = torch.randn(n_rows, 4, generator=generator)
+        labels = torch.randint(n_classes, (n_rows,), generator=generator)
+        y = loss.targets(labels, X.dtype)
+        folds.append(Rows(X, y[:, None] if n_classes == 2 else y.repeat(1, 3)))
+    nothing = torch.nn.Parameter(torch.zeros(1))
+    return CandidateRun(
+        folds,
+        loss,
+        l2=np.array([0.0, 0.1, 0.1]),
+        l1=np.array([0.0, 0.01, 0.1]) * l1,
+        settings=Settings(
+            seed=0,
+            batch_size=10,
+            shuffle=True,
+            fit_intercept=True,
+            validation=False,
+            rule=STEPS[cls],
+            optimizer=make_optimizer(cls, [nothing], lr=0.1, **arguments),
+            numbers={"lr": np.array([0.01, 0.03, 0.1])},
+            device=torch.device("cpu"),
+        ),
+    )
+
+
+@torch.no_grad()
+@every_rule
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("l1", [0.0, 1.0])
+def test_candidates(cls, arguments, n_classes, l1, monkeypatch):
+    """Numbers that differ from candidate to candidate are in the table, too."""
+    row_bytes = 4 * 2 * (5 + 2 * 3 * (n_classes if n_classes > 2 else 1))
+    monkeypatch.setitem(_candidates.BUFFER_BYTES, "cpu", 3 * 10 * row_bytes)
+    recorder = TapeRecorder()
+    eager = make_candidates(cls, arguments, n_classes, l1)
+    monkeypatch.setattr(_candidates, "find_recorder", lambda device: recorder)
+    graphed = make_candidates(cls, arguments, n_classes, l1)
+    assert eager.buffer.capacity == 30
+    for _ in range(4):
+        losses = [run.epoch() for run in (graphed, eager)]
+        np.testing.assert_array_equal(*losses)
+        assert graphed.coef.values.equal(eager.coef.values)
+    # As above: chunks of 30 and 30 rows, and one of 15 and 18.
+    assert recorder.n_recordings == 2
+    assert recorder.n_launches == 4 * 3 - 2

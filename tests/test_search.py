@@ -36,6 +36,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import EpochScoring
 
 import torchlogistic._plan as plan
+import torchlogistic._together as together
 from torchlogistic import (
     BatchedGridSearchCV,
     BatchedRandomizedSearchCV,
@@ -678,7 +679,7 @@ class TestSameResults:
     def test_in_slices(self, monkeypatch):
         """When memory is short the candidates are trained a few at a time."""
         monkeypatch.setattr("torchlogistic._joint_minibatch.SLICE_BYTES", 2**12)
-        monkeypatch.setattr("torchlogistic._together.STACKED_BYTES", 0)
+        monkeypatch.setitem(together.STACKED_BYTES, "cpu", 0)
         for data in ((X, y), (X3, y3)):
             compare(make(), {"lr": [0.01, 0.1, 0.3, 0.5], "epochs": [1, 3]}, *data)
 

@@ -196,7 +196,7 @@ def test_float32():
 
 
 def test_large_folds_are_not_stacked(monkeypatch):
-    monkeypatch.setattr(_together, "STACKED_BYTES", 0)
+    monkeypatch.setitem(_together.STACKED_BYTES, "cpu", 0)
     made = []
     fit_stack = _together.fit_stack
     monkeypatch.setattr(
@@ -566,3 +566,18 @@ class TestCanJoin:
 
         assert not can_join(Mine(random_state=0))
         assert not can_join("passthrough")
+
+
+def test_rows_that_a_device_cannot_hold_are_fitted_one_by_one(monkeypatch):
+    """Single fits let them pass through it."""
+    monkeypatch.setattr(_together, "fits", lambda device, n_bytes: False)
+    members = [make(lr=0.1), make(lr=0.3)]
+    for fold, row in zip(
+        folds_of(X, y), fit_together(members, folds_of(X, y)), strict=True
+    ):
+        for clf, found in zip(members, row, strict=True):
+            expected = clone(clf).fit(fold.X, fold.y)
+            np.testing.assert_array_equal(found.coef_, expected.coef_)
+    broken = Fold(np.full((4, 2), np.nan), np.array([0, 1, 0, 1]))
+    (outcomes,) = fit_together(members, [broken])
+    assert all("NaN" in str(error) for error in outcomes)

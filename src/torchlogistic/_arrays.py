@@ -148,7 +148,8 @@ class TorchNamespace:
 
     @staticmethod
     def take(source: Array, index: Array, out: Array) -> None:
-        torch.index_select(source, 0, index, out=out)
+        rows = out.view(-1, *out.shape[index.dim() :])
+        torch.index_select(source, 0, index.reshape(-1), out=rows)
 
 
 # torch's operations on the CPU share their work among threads from so many entries on.

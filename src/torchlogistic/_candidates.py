@@ -12,6 +12,8 @@ Shapes, with F folds, C candidates and K outputs of the loss:
 * coefficients: (F, n_features [+ 1], C * K); outputs of a candidate are neighbours
 * rows X: (F, n, n_features [+ 1]); logits: (F, n, C * K)
 * targets: (F, n, 1) or (F, n, C * K); weights: (F, n, 1) or (F, n, C * K)
+
+What goes in and out is on the host; what is computed with is on the device.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import SERIAL_ENTRIES, Array, as_array
+from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor, namespace, send
+from ._graphs import GraphedSteps, find_recorder
 from ._loss import Loss
 from ._objective import Coefficients, Objective
-from ._rows import Block, RandomStream, Rows
+from ._rows import CHUNK_BATCHES, CHUNK_BYTES, Block, RandomStream, Rows
 from ._rules import InPlaceStep, Segment
 
-# Bytes of a buffer of batches with their logits: in a core's second-level cache.
-BUFFER_BYTES = 2**20
+# Bytes of a buffer of batches with their logits: in a core's second-level cache, and on
+# a device as in ``_rows``.
+BUFFER_BYTES = {"cpu": 2**20, "cuda": CHUNK_BYTES["cuda"]}
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Settings:
         Its parameter group has the numbers of the rule; those in ``numbers`` replace
         them by one per candidate.
     numbers : dict of str to ndarray of shape (n_candidates,), or a pair of such
+    device : torch.device
     """
 
     seed: int
@@ -60,6 +65,7 @@ class Settings:
     rule: type[InPlaceStep]
     optimizer: Any
     numbers: dict[str, Any]
+    device: torch.device
 
 
 class CandidateLoss:
@@ -84,10 +90,18 @@ class CandidateLoss:
 
 @dataclass(frozen=True)
 class CandidateObjective(Objective):
-    """The objectives of all candidates, with one strength of the penalty each."""
+    """The objectives of all candidates, with one strength of the penalty each.
+
+    ``strengths`` is ``l2`` where it is computed with.
+    """
 
     l2: Any = 0.0
     l1: Any = 0.0
+    strengths: Any = 0.0
+
+    def add_l2(self, coef: Coefficients) -> None:
+        gradient = coef.arrays.weight_gradient
+        gradient += self.strengths * coef.arrays.weight
 
 
 class Stack:
@@ -115,17 +129,20 @@ class Stack:
             ones = np.ones((len(X), 1), dtype=X.dtype)
             ones[self.nothing] = 0
             X = np.hstack([X, ones])
-        self.X = X
-        self.y = self._stacked([fold.y for fold in folds])
+        self.X = self._sent(X)
+        self.y = self._sent(self._stacked([fold.y for fold in folds]))
         weights = [fold.weight for fold in folds if fold.weight is not None]
         width = max((weight.shape[1] for weight in weights), default=1)
         weights = [weight.expand(-1, width) for weight in weights]
-        self.weight = self._stacked(weights) if weights else None
+        self.weight = self._sent(self._stacked(weights)) if weights else None
 
     def _stacked(self, parts: list[Tensor]) -> np.ndarray:
         """All parts, and one row of zeros: it adds nothing to any gradient."""
         nothing = np.zeros((1, parts[0].shape[1]), dtype=parts[0].numpy().dtype)
         return np.concatenate([*(part.numpy() for part in parts), nothing])
+
+    def _sent(self, array: np.ndarray) -> Array:
+        return as_array(send(torch.from_numpy(array), self.settings.device))
 
     def epoch_order(self) -> np.ndarray:
         """Numbers of the rows in the order of an epoch: (F, n_rows)."""
@@ -156,17 +173,19 @@ class Buffer:
         n_folds, p = len(stack.lengths), stack.X.shape[1]
         row_bytes = n_folds * (p + 2 * n_outputs) * stack.X.itemsize
         batch = stack.batch_size
-        n_batches = max(1, BUFFER_BYTES // (row_bytes * batch))
+        kind = stack.settings.device.type
+        n_batches = max(1, BUFFER_BYTES.get(kind, 2**20) // (row_bytes * batch))
+        n_batches = min(n_batches, CHUNK_BATCHES.get(kind, n_batches))
         self.capacity = min(n_batches * batch, stack.n_rows)
-        like = torch.from_numpy(stack.X)
+        empty = as_tensor(stack.X).new_empty
         shape = (n_folds, self.capacity)
-        self.X = np.empty((*shape, p), dtype=stack.X.dtype)
-        self.y = np.empty((*shape, stack.y.shape[1]), dtype=stack.X.dtype)
+        self.X = as_array(empty((*shape, p)))
+        self.y = as_array(empty((*shape, stack.y.shape[1])))
         self.weight = None
         if stack.weight is not None:
-            self.weight = np.empty((*shape, stack.weight.shape[1]), stack.X.dtype)
-        self.logits = like.new_empty((*shape, n_outputs))
-        self.residual = torch.empty_like(self.logits)
+            self.weight = as_array(empty((*shape, stack.weight.shape[1])))
+        self.logits = empty((*shape, n_outputs))
+        self.residual = empty((*shape, n_outputs))
         self._cut: dict[tuple[int, ...], list[Block]] = {}
 
     def fill(self, order: np.ndarray) -> None:
@@ -175,11 +194,13 @@ class Buffer:
         pairs = [(self.stack.X, self.X), (self.stack.y, self.y)]
         if self.stack.weight is not None and self.weight is not None:
             pairs.append((self.stack.weight, self.weight))
+        index = as_array(send(torch.from_numpy(order), self.stack.settings.device))
+        xp = namespace(self.logits)
         for source, out in pairs:
             if n == self.capacity:
-                np.take(source, order, axis=0, out=out, mode="clip")
+                xp.take(source, index, out)
             else:
-                out[:, :n] = source[order]
+                out[:, :n] = source[index]
 
     def blocks(self, start: int, n: int) -> list[Block]:
         """The batches of the first n rows, which are those from ``start`` on."""
@@ -199,7 +220,7 @@ class Buffer:
         if len(set(n_rows)) == 1:  # which is quicker than an equal number for each
             n_rows = n_rows[:1]
         X, logits, residual = self.X[rows], self.logits[rows], self.residual[rows]
-        scale = 1.0 / np.array(n_rows, dtype=X.dtype)[:, None, None]
+        scale = 1.0 / logits.new_tensor(n_rows)[:, None, None]
         return Block(
             X=X,
             Xt=X.swapaxes(1, 2),
@@ -210,7 +231,7 @@ class Buffer:
             logits=logits,
             residual=residual,
             n_features=X.shape[2] - self.stack.settings.fit_intercept,
-            scale=scale,
+            scale=as_array(scale),
         )
 
 
@@ -243,18 +264,21 @@ class CandidateRun:
         self.loss, self.settings = loss, settings
         self.n_candidates, k = len(l2), loss.n_outputs
         stack = self.stack = Stack(folds, settings)
+        n_features = folds[0].X.shape[1]
+        coef = self.coef = self._start(n_features, k)
         self.objective = CandidateObjective(
             CandidateLoss(loss, self.n_candidates),  # type: ignore[arg-type]
-            l2=self._per_output(l2, stack.X.dtype) if l2.any() else 0.0,
-            l1=self._per_output(l1, stack.X.dtype) if l1.any() else 0.0,
+            l2=self._per_output(l2) if l2.any() else 0.0,
+            l1=self._per_output(l1) if l1.any() else 0.0,
+            strengths=coef.xp.number(self._per_output(l2), coef.arrays.values),
         )
-        n_features = folds[0].X.shape[1]
-        self.coef = self._start(n_features, k)
         self.buffer = Buffer(stack, self.n_candidates * k)
         self.step = self._make_step()
+        recorder = find_recorder(settings.device)
+        self.graphs = None if recorder is None else GraphedSteps(self.step, recorder)
 
-    def _per_output(self, numbers: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
-        return np.repeat(np.asarray(numbers, dtype=dtype), self.loss.n_outputs)
+    def _per_output(self, numbers: np.ndarray) -> np.ndarray:
+        return np.repeat(numbers.astype(np.float64), self.loss.n_outputs)
 
     def _start(self, n_features: int, k: int) -> Coefficients:
         """The initial coefficients of a single fit, for all."""
@@ -263,8 +287,9 @@ class CandidateRun:
         self.stack.stream.initial_linear(weight, bias if fit_intercept else None)
         one = torch.cat([weight.t(), bias[None]]) if fit_intercept else weight.t()
         n_folds = len(self.stack.lengths)
-        values = one.to(torch.from_numpy(self.stack.X).dtype)
+        values = one.to(as_tensor(self.stack.X).dtype)
         values = values.repeat(n_folds, 1, self.n_candidates).contiguous()
+        values = values.to(self.settings.device)
         return Coefficients(values, fit_intercept=fit_intercept)
 
     def _make_step(self) -> InPlaceStep:
@@ -281,11 +306,11 @@ class CandidateRun:
                 else self._per_output(numbers)
             )
         step.read_numbers(group)
-        arrays = coef.arrays
-        scratch = np.empty_like(arrays.values)
-        state = {name: np.zeros_like(arrays.values) for name in step.names(group)}
-        for name in state:  # torch's Adagrad starts from a number of the user's
-            state[name] += group.get("initial_accumulator_value", 0.0) * (name == "sum")
+        arrays, xp = coef.arrays, coef.xp
+        scratch = xp.zeros_like(arrays.values)
+        state = {name: xp.zeros_like(arrays.values) for name in step.names(group)}
+        if "sum" in state:  # torch's Adagrad starts from a number of the user's
+            state["sum"] += step.number(group["initial_accumulator_value"])
         step.segments = [
             Segment(
                 values=arrays.values,
@@ -299,7 +324,7 @@ class CandidateRun:
         ]
         return step
 
-    def mean_losses(self, rows: Rows, fold: int, values: Array) -> np.ndarray:
+    def mean_losses(self, rows: Rows, fold: int, values: np.ndarray) -> np.ndarray:
         """Mean losses of all candidates on some rows of a fold: (C,).
 
         Parameters
@@ -307,29 +332,41 @@ class CandidateRun:
         rows : Rows
             With targets and weights as in the stack.
         fold : int
-        values : array of the shape of the coefficients
+        values : ndarray of the shape of the coefficients
         """
         n, k = self.coef.n_features, self.loss.n_outputs
-        z = rows.X.numpy() @ values[fold][:n]
+        X, y, weight = (
+            None if part is None else as_array(send(part, self.settings.device))
+            for part in (rows.X, rows.y, rows.weight)
+        )
+        own = as_array(send(torch.from_numpy(values[fold]), self.settings.device))
+        z = X @ own[:n]
         if self.coef.fit_intercept:
-            z += values[fold][n]
-        losses = self.objective.loss.value(torch.from_numpy(z), rows.y)
-        if rows.weight is not None:
-            weight = rows.weight
+            z += own[n]
+        losses = as_array(self.objective.loss.value(as_tensor(z), as_tensor(y)))
+        if weight is not None:
             losses *= weight if weight.shape[1] == 1 else weight[:, ::k]
-        means: np.ndarray = losses.numpy().mean(axis=0, dtype=np.float64)
-        return means
+        return on_host(losses).mean(axis=0, dtype=np.float64)
 
-    def epoch(self) -> Array:
+    def values(self) -> np.ndarray:
+        """A copy of the coefficients."""
+        return on_host(self.coef.arrays.values).copy()
+
+    def epoch(self) -> np.ndarray:
         """One pass over the rows; returns the mean loss of each model: (F, C)."""
-        update = self.step.update
         losses: Any = 0.0
         for start, n in self._fill():
-            blocks = self.buffer.blocks(start, n)
-            for block in blocks:
-                update(block, None)
+            self._update(self.buffer.blocks(start, n))
             losses = losses + self._losses(start, n)
-        return losses / np.array(self.stack.lengths)[:, None]
+        return on_host(losses) / np.array(self.stack.lengths)[:, None]
+
+    def _update(self, blocks: list[Block]) -> None:
+        if self.graphs is not None:
+            self.graphs.run(blocks)
+            return
+        update = self.step.update
+        for block in blocks:
+            update(block, None)
 
     def _fill(self) -> Iterator[tuple[int, int]]:
         order, capacity = self.stack.epoch_order(), self.buffer.capacity
@@ -338,21 +375,31 @@ class CandidateRun:
             self.buffer.fill(part)
             yield start, part.shape[1]
 
-    def _losses(self, start: int, n: int) -> np.ndarray:
+    def _losses(self, start: int, n: int) -> Array:
         """Sums of the losses of the rows in the buffer: (F, C)."""
-        buffer, loss = self.buffer, self.objective.loss
-        n_folds, k = len(self.stack.lengths), self.loss.n_outputs
+        buffer, loss, device = self.buffer, self.objective.loss, self.settings.device
+        k = self.loss.n_outputs
         lengths = np.array(self.stack.lengths)[:, None, None]
-        total = np.zeros((n_folds, 1, self.n_candidates))
-        step = max(1, SERIAL_ENTRIES // (loss.n_outputs * n_folds))
+        # In parts, for which torch starts no threads of its own.
+        step = n
+        if device.type == "cpu":
+            step = max(1, SERIAL_ENTRIES // (loss.n_outputs * len(lengths)))
+        total: Any = 0.0
         for a in range(0, n, step):
             rows = (slice(None), slice(a, min(a + step, n)))
-            y = torch.from_numpy(buffer.y[rows])
-            values = loss.value(buffer.logits[rows], y).double().numpy()
+            y = as_tensor(buffer.y[rows])
+            values = as_array(loss.value(buffer.logits[rows], y).double())
             if buffer.weight is not None:
                 weight = buffer.weight[rows]
                 values *= weight if weight.shape[2] == 1 else weight[:, :, ::k]
             here = np.arange(start + a, start + a + values.shape[1])
+            counts = torch.from_numpy((here < lengths).astype(np.float64))
             # A product sums over rows sooner than a sum does.
-            total += (here < lengths).astype(np.float64) @ values
+            total = total + as_array(send(counts, device)) @ values
         return total[:, 0]
+
+
+def on_host(array: Array) -> np.ndarray:
+    """The array itself, or a copy of what is on a device, for which the host waits."""
+    host: np.ndarray = as_tensor(array).cpu().numpy()
+    return host

@@ -104,6 +104,7 @@ class Ending:
     seconds : list of float
         That the epochs took; there may be more of them.
     batch_size, n_batches : int
+    device : str
     """
 
     values: np.ndarray
@@ -111,6 +112,7 @@ class Ending:
     seconds: list[float]
     batch_size: int
     n_batches: int = 1
+    device: str = "cpu"
 
     def check(self, clf: TorchLogisticClassifier, loss: Loss, rows: Rows) -> None:
         """Raise ValueError if the run diverged, as a single fit would."""
@@ -144,7 +146,7 @@ class Ending:
             n_iter_=len(self.curves["train"]),
             loss_curve_=self.curves["train"],
             history_=self.history(),
-            device_="cpu",
+            device_=self.device,
             batch_size_=self.batch_size,
             _run=facts_of(clf, weighting, fold.rows),
         )

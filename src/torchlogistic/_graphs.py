@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +52,9 @@ class Recording(NamedTuple):
     """The updates of one chunk."""
 
     launch: Launch
-    table: Tensor  # of numbers, which the graph reads: (n_steps or 1, n_numbers)
+    # Of numbers, which the graph reads: (n_steps or 1, n_numbers), with an axis of
+    # outputs more where they differ from output to output.
+    table: Tensor
     n_steps: int
 
 
@@ -112,7 +115,8 @@ class GraphedSteps:
         if self.recorder is None:
             return None
         n_rows = len(batches) if step.follows_steps else 1
-        table = step.coef.values.new_empty((n_rows, len(step.varying)))
+        shape = n_rows, len(step.varying), *_shape(step.numbers(1))
+        table = step.coef.values.new_empty(shape)
         rows = [row.unbind() for row in table]
         numbers = [getattr(step, name) for name in step.varying]
 
@@ -140,7 +144,13 @@ class GraphedSteps:
         """Write the numbers of the steps after so many, without waiting."""
         table = recording.table
         steps = range(n_steps + 1, n_steps + 1 + len(table))
-        numbers = torch.tensor(
-            [self.step.numbers(i) for i in steps], dtype=table.dtype, device="cpu"
-        )
+        rows: Any = [self.step.numbers(i) for i in steps]
+        if shape := _shape(rows[0]):
+            rows = np.array([[np.broadcast_to(x, shape) for x in row] for row in rows])
+        numbers = torch.tensor(rows, dtype=table.dtype, device="cpu")
         table.copy_(send(numbers, table.device))
+
+
+def _shape(numbers: tuple[Any, ...]) -> tuple[int, ...]:
+    """() for numbers of all outputs, (n_outputs,) if one is an array."""
+    return np.broadcast_shapes(*map(np.shape, numbers))

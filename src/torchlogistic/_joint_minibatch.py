@@ -19,7 +19,13 @@ from ._loss import Loss, make_loss
 from ._rows import Rows
 from ._solvers import find_solver, optimizer_arguments
 from ._steps import find_rule, make_optimizer
-from ._validation import Labelled, check_batch_size, check_seed, to_rows
+from ._validation import (
+    Labelled,
+    check_batch_size,
+    check_device,
+    check_seed,
+    to_rows,
+)
 from ._weighting import drop_weightless
 
 # Candidates are trained in slices if their coefficients and logits need more bytes.
@@ -82,6 +88,7 @@ class JointMiniBatch:
         self.classifiers = classifiers
         self.folds = folds
         self.first = first = classifiers[0]
+        self.device = check_device(first.device)
         self.loss: Loss = make_loss(len(folds[0].classes))
         self.batch_size = check_batch_size(first.batch_size, len(folds[0].rows.y))
         self.weightings = [[weighting_of(clf, f) for clf in classifiers] for f in folds]
@@ -143,6 +150,7 @@ class JointMiniBatch:
                 rule=rule,
                 optimizer=optimizer,
                 numbers=differing([rule_settings(clf)[0] for clf in leaders]),
+                device=self.device,
             ),
         )
 
@@ -202,12 +210,12 @@ class Watch:
         self.best, self.target = np.full(shape, np.inf), np.full(shape, np.inf)
         self.misses = np.zeros(shape, dtype=int)
         self.stopped = np.zeros(shape, dtype=int)  # at which epoch; 0 for not yet
-        self.values = run.coef.values.numpy().copy()
+        self.values = run.values()
         self.losses: list[np.ndarray] = []
 
     def look(self) -> None:
         """Evaluate all models after an epoch."""
-        values, k = self.run.coef.arrays.values, self.run.loss.n_outputs
+        values, k = self.run.values(), self.run.loss.n_outputs
         pairs = enumerate(self.rows)
         losses = np.array([self.run.mean_losses(rows, f, values) for f, rows in pairs])
         self.losses.append(losses)
@@ -250,8 +258,7 @@ class Record:
     def take(self, due: list[int], found: list[dict[int, Outcome]]) -> None:
         """Make the fitted classifiers whose last epoch this was."""
         joint, watch = self.joint, self.watch
-        values = self.run.coef.arrays.values if watch is None else watch.values
-        values = values.copy()
+        values = self.run.values() if watch is None else watch.values.copy()
         for f in range(len(joint.folds)):
             suspects = self._suspects(f, values)
             for i in due:
@@ -272,6 +279,7 @@ class Record:
             self._curves(fold, c),
             self.seconds,
             batch_size=min(joint.batch_size, len(prepared.rows.y)),
+            device=str(joint.device),
             n_batches=self.run.stack.n_batches,
         )
         if suspect:

@@ -79,6 +79,7 @@ class InPlaceStep:
         self.gradient = gradient
         self.xp = coef.xp
         self.l1 = has_any(objective.l1)
+        self.l1_strength = self.number(objective.l1)
         self.largest = torch.finfo(coef.values.dtype).max
         self._scratch = torch.empty_like(coef.values)
         self._state: dict[str, Tensor] = {}
@@ -399,7 +400,7 @@ class AdamStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.scale, root) * self.objective.l1
+        return self.xp.divide(self.scale, root) * self.l1_strength
 
 
 class RMSpropStep(InPlaceStep):
@@ -459,7 +460,7 @@ class RMSpropStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.length, root) * self.objective.l1
+        return self.xp.divide(self.length, root) * self.l1_strength
 
 
 class AdagradStep(InPlaceStep):
@@ -502,4 +503,4 @@ class AdagradStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.step, root) * self.objective.l1
+        return self.xp.divide(self.step, root) * self.l1_strength

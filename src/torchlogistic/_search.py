@@ -305,14 +305,15 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
 
     Candidates that differ in ``lr``, ``alpha``, ``l1_ratio``, ``momentum``,
     ``class_weight``, ``pos_weight``, numbers of ``optimizer_params`` and ``epochs``
-    only are trained in one run: they see the same batches, so that their coefficients can be columns of one matrix, and
-    a run of 100 epochs passes through 10, 20 and 50 on its way. Small folds are trained
-    side by side. With "lbfgs" and "newton" each candidate takes its own steps and stops
-    on its own; those that differ in ``epochs`` are one run. Transformers are fitted
-    once for each fold. Other parameters cut the grid into groups. What cannot be
-    trained together is fitted one by one: estimators with callbacks, optimizers without
-    a rule of this package, a ``RandomState`` instance as ``random_state``, another
-    device than the CPU.
+    only are trained in one run: they see the same batches, so that their coefficients
+    can be columns of one matrix, and a run of 100 epochs passes through 10, 20 and 50
+    on its way. Small folds are trained side by side. With "lbfgs" and "newton" each
+    candidate takes its own steps and stops on its own; those that differ in ``epochs``
+    are one run. Transformers are fitted once for each fold. Other parameters cut the
+    grid into groups. What cannot be trained together is fitted one by one: estimators
+    with callbacks, optimizers without a rule of this package, a ``RandomState``
+    instance as ``random_state``; on a CUDA device "lbfgs" and "newton" as well, and on
+    other devices all.
 
     Parameters
     ----------

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from ._classifier import TorchLogisticClassifier
 from ._folds import Fold, Outcome, Prepared, prepare, weighting_of
 from ._joint_fullbatch import JointFullBatch
 from ._joint_minibatch import JointMiniBatch, rule_settings
+from ._loss import make_loss
 from ._solvers import check_penalty, find_solver
 from ._steps import STEPS
 from ._training import undisturbed
-from ._validation import check_batch_size, check_device
+from ._transfer import fits
+from ._validation import check_batch_size, check_device, training_bytes
 
 # Parameters that may differ: columns of one matrix, moments of one run, or, where the
 # optimizer does not use them, nothing at all.
@@ -23,7 +26,8 @@ DIFFERING = (
     "epochs",
 )
 # Folds are stacked up to so many bytes of X: where a step costs more than it computes.
-STACKED_BYTES = 2**25
+# On a device steps of far more rows still do.
+STACKED_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
 
 def can_join(clf: Any) -> bool:
@@ -43,7 +47,9 @@ def can_join(clf: Any) -> bool:
         clf._validate_params()
         solver = find_solver(clf.optimizer)
         check_penalty(solver, clf.alpha * clf.l1_ratio)
-        on_cpu = check_device(clf.device).type == "cpu"
+        # Full batches on a device are large enough to keep it busy.
+        devices = ("cpu", "cuda") if solver.full_batch is None else ("cpu",)
+        served = check_device(clf.device).type in devices
         weighted = all(w > 0 for w in weights)
         # Not its subclasses: they may change the numbers, or hook into the steps.
         ours = solver.full_batch is not None or solver.torch_class in STEPS
@@ -52,7 +58,7 @@ def can_join(clf: Any) -> bool:
         return False  # its own fit will say what is wrong
     # torch dampens what enters a momentum and nothing else.
     undamped = bool(numbers.get("momentum")) or not numbers.get("dampening")
-    return plain and seeded and on_cpu and ours and weighted and undamped
+    return plain and seeded and served and ours and weighted and undamped
 
 
 def in_common(clf: TorchLogisticClassifier) -> dict[str, Any]:
@@ -82,6 +88,7 @@ def fit_together(
         own fit would have raised.
     """
     first = classifiers[0]
+    device = check_device(first.device)
     outcomes: list[list[Outcome]] = [[] for _ in folds]
     stacks: dict[Any, list[int]] = {}
     prepared: dict[int, Prepared] = {}
@@ -92,8 +99,14 @@ def fit_together(
             except Exception as error:
                 outcomes[i] = [error] * len(classifiers)
                 continue
-            size = check_batch_size(first.batch_size, len(prepared[i].rows.y))
-            large = prepared[i].rows.X.nbytes * len(folds) > STACKED_BYTES
+            X = prepared[i].rows.X
+            n_outputs = make_loss(len(prepared[i].classes)).n_outputs
+            if not fits(device, training_bytes(X, n_outputs * len(classifiers))):
+                # A single fit lets rows pass through the device.
+                outcomes[i] = [fit_single(clf, fold) for clf in classifiers]
+                continue
+            size = check_batch_size(first.batch_size, len(X))
+            large = X.nbytes * len(folds) > STACKED_BYTES[device.type]
             # In full batches there is nothing to gain from a stack.
             alone = large or find_solver(first.optimizer).full_batch is not None
             key = (i if alone else -1, *map(str, prepared[i].key(size)))
@@ -103,6 +116,14 @@ def fit_together(
             for i, found in zip(members, stack, strict=True):
                 outcomes[i] = found
     return outcomes
+
+
+def fit_single(clf: TorchLogisticClassifier, fold: Fold) -> Outcome:
+    """The fit of one classifier, as it would be without the others."""
+    try:
+        return clone(clf).fit(fold.X, fold.y, sample_weight=fold.sample_weight)
+    except Exception as error:
+        return error
 
 
 def fit_stack(

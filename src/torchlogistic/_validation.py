@@ -402,7 +402,7 @@ def to_rows(
     rows = weighting.drop_weightless(rows)
     weights = weighting(rows.y, rows.sample_weight)
     transfer = None
-    if not fits(device, _training_bytes(rows.X, loss.n_outputs)):
+    if not fits(device, training_bytes(rows.X, loss.n_outputs)):
         transfer = Transfer(device)
         device = torch.device("cpu")
     X = as_tensor(rows.X, device)
@@ -411,7 +411,7 @@ def to_rows(
     return Rows(X, y, weight, transfer)
 
 
-def _training_bytes(X: np.ndarray, n_outputs: int) -> int:
+def training_bytes(X: np.ndarray, n_outputs: int) -> int:
     """What training takes of a device's memory: X, vectors, and the order of rows."""
     n_rows, n_features = X.shape
     entries = n_features + TRAINING_VECTORS * n_outputs
