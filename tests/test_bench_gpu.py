@@ -22,6 +22,7 @@ def test_smoke():
     assert {row[1] for row in rows} >= {
         "full gradient",
         "step, batch of 256",
+        "64 candidates of a search",
         "newton, from the device",
         "torch.optim.LBFGS, from the device",
         "lbfgs, on the CPU",

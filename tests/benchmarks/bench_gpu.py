@@ -17,6 +17,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read when SciPy is imported
 
@@ -28,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from torchlogistic import TorchLogisticClassifier
+from torchlogistic._folds import Fold
 from torchlogistic._gradient import FullGradient
 from torchlogistic._lbfgs import LBFGS
 from torchlogistic._loss import make_loss
@@ -37,6 +40,7 @@ from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Batches, RandomStream, Rows, view_block
 from torchlogistic._steps import make_optimizer
 from torchlogistic._threads import Team
+from torchlogistic._together import fit_together
 
 SHAPES = {
     "84M x 16": (84_000_000, 16),
@@ -46,6 +50,7 @@ SHAPES = {
 SMOKE = {"2000 x 16": (2000, 16), "500 x 40": (500, 40)}
 SHARE = 0.4  # of the free memory that X may take: peers make copies and graphs
 STEP_ROWS = 1_000_000  # for the time of a step; the order of more is the host's work
+CANDIDATE_ROWS = 100_000
 SKORCH_ROWS = 20_000  # a DataLoader takes rows one by one
 TOLERANCE = 1e-5  # of the gradient, for all full-batch contenders
 
@@ -226,10 +231,29 @@ def estimator(problem: Problem, optimizer: str, device: str) -> Callable[[], Sol
     return fit
 
 
+def candidates_seconds(problem: Problem, rounds: int) -> tuple[float, float]:
+    """Joint fits of one candidate of a search, and of 64."""
+    X, y = (t[:CANDIDATE_ROWS].cpu().numpy() for t in (problem.X, problem.y))
+    settings = {"batch_size": 256, "epochs": 5, "device": problem.device.type}
+    grid = product(np.geomspace(0.001, 0.1, 8), np.geomspace(1e-6, 1e-2, 8))
+    many = [
+        TorchLogisticClassifier(lr=lr, alpha=alpha, random_state=0, **settings)
+        for lr, alpha in grid
+    ]
+    fold = Fold(X, y.astype(np.int64))
+    one, all_of_them = (
+        seconds(partial(fit_together, members, [fold]), problem.device, rounds)
+        for members in (many[:1], many)
+    )
+    return one, all_of_them
+
+
 # The table
 
 
-def rows_of_parts(problem: Problem, bandwidth: float) -> Iterator[tuple[str, str, str]]:
+def rows_of_parts(
+    problem: Problem, bandwidth: float, rounds: int
+) -> Iterator[tuple[str, str, str]]:
     time_of_one = gradient_seconds(problem)
     share = problem.n_bytes / time_of_one / bandwidth
     yield "full gradient", f"{1e3 * time_of_one:.3g} ms", f"{share:.2f} of the copy"
@@ -238,6 +262,8 @@ def rows_of_parts(problem: Problem, bandwidth: float) -> Iterator[tuple[str, str
         other = skorch_step_seconds(problem, batch_size)
         name = f"step, batch of {batch_size}"
         yield name, f"{1e6 * own:.3g} us", f"skorch: {1e6 * other:.3g} us"
+    one, many = candidates_seconds(problem, rounds)
+    yield "64 candidates of a search", f"{many:.3g} s", f"{many / one:.2g} x one"
 
 
 def contenders(problem: Problem) -> Iterator[tuple[str, Callable[[], Solution]]]:
@@ -290,7 +316,7 @@ def main() -> None:
     for shape in arguments.shape or shapes:
         problem = make_problem(*shapes[shape], device)
         size = f"{len(problem.X):,} x {problem.X.shape[1]}"
-        for row in rows_of_parts(problem, bandwidth):
+        for row in rows_of_parts(problem, bandwidth, arguments.rounds):
             print(f"| {size} | {' | '.join(row)} |", flush=True)
         for row in rows_of_fits(problem, arguments.rounds):
             print(f"| {size} | {' | '.join(row)} |", flush=True)
