@@ -20,10 +20,8 @@ SUSPECT, EXPLODED = 2.0, 3e4
 # The first alone is worth a warning after so many epochs.
 BEGUN = 10
 CHECKED_ROWS = 1000
-REMEDY = (
-    "Scale the features, e.g. make_pipeline(StandardScaler(), "
-    "TorchLogisticClassifier())"
-)
+# Of features whose standard deviations are no larger, the scale is not what is wrong.
+SCALED = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,27 @@ class Judge:
         scale = 1.0 if weight is None else weight.mean().item()
         return scale * self.objective.loss.null_value
 
+    @property
+    def sample(self) -> Rows:
+        """Some rows, spread over all, which will do for a judgement."""
+        return self.rows.every(-(-len(self.rows) // CHECKED_ROWS))
+
+    def remedy(self, others: str) -> str:
+        """What to do: to scale features that are not, or others."""
+        spread = self.sample.X.double().std(dim=0, correction=0)
+        if (spread <= SCALED).all():
+            return f"{others[0].upper()}{others[1:]}."
+        return (
+            "Scale the features, e.g. make_pipeline(StandardScaler(), "
+            f"TorchLogisticClassifier()), or {others}."
+        )
+
     def divergence(self, what: str, lr: float) -> ValueError:
         """The error that says what was found."""
+        others = f"lower lr{' or alpha' if self.objective.alpha else ''}"
         return ValueError(
             f"Training diverged: {what} with lr={lr:g}, against {self.null_loss:.3g} "
-            f"of a model that ignores X. {REMEDY}, or lower "
-            f"lr{' or alpha' if self.objective.alpha else ''}."
+            f"of a model that ignores X. {self.remedy(others)}"
         )
 
     def epoch_divergence(
@@ -64,9 +77,7 @@ class Judge:
         """
         if not history:
             return
-        # Some rows will do, spread over all.
-        rows = self.rows
-        block = view_block(rows.every(-(-len(rows) // CHECKED_ROWS)))
+        block = view_block(self.sample)
         self.objective.logits(block, coef)
         loss = self.objective.mean_loss(block).item()
         null = self.null_loss
@@ -82,8 +93,8 @@ class Judge:
         if len(history) >= BEGUN:
             warnings.warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
-                f"the {null:.3g} of a model that ignores X. {REMEDY}, lower lr, or "
-                "train longer.",
+                f"the {null:.3g} of a model that ignores X. "
+                f"{self.remedy('lower lr or train longer')}",
                 ConvergenceWarning,
                 stacklevel=2,
             )
