@@ -19,7 +19,6 @@ GROUPS = [
     ["_steps", "_graphs", "_line_search"],
     ["_fullbatch"],
     ["_minibatch", "_candidates", "_lbfgs", "_newton"],
-    ["_lockstep"],
     ["_solvers"],
     [
         "_validation",
@@ -38,7 +37,7 @@ GROUPS = [
     ["_plan"],
     ["_search"],
 ]
-MATHEMATICS = 9
+MATHEMATICS = 8
 SOURCE = Path(torchlogistic.__file__).parent
 LEVEL = {name: level for level, group in enumerate(GROUPS) for name in group}
 

@@ -9,20 +9,12 @@ from torch import Tensor
 
 from ._gradient import FullGradient
 from ._line_search import Point
-from ._loss import Loss
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._threads import Team
 
 # The slack that a line search grants to rounding could let it go round in circles.
 PATIENCE = 3
-
-
-def separates(loss: Loss, targets: Tensor, logits: Tensor) -> bool:
-    """Whether logits put every row on its side."""
-    labels, z = loss.labels(targets), logits
-    predicted = (z > 0).to(labels.dtype) if z.dim() == 1 else z.argmax(dim=1)
-    return bool((predicted == labels).all())
 
 
 class FullBatch:
@@ -87,7 +79,10 @@ class FullBatch:
     @property
     def separated(self) -> bool:
         """Whether the coefficients put every row on its side, where none is best."""
-        return separates(self.objective.loss, self.block.targets, self.block.logits)
+        labels = self.objective.loss.labels(self.block.targets)
+        z = self.block.logits
+        predicted = (z > 0).to(labels.dtype) if z.dim() == 1 else z.argmax(dim=1)
+        return bool((predicted == labels).all())
 
     def reset(self) -> None:
         """Forget what earlier iterations learned."""

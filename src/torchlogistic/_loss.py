@@ -104,9 +104,9 @@ class CategoricalCrossEntropy:
         return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
-        p = torch.softmax(z, dim=-1)
-        mean = (p * change).sum(dim=-1, keepdim=True)
-        return p.mul_((change - mean).square_()).sum(dim=-1)
+        p = torch.softmax(z, dim=1)
+        mean = (p * change).sum(dim=1, keepdim=True)
+        return p.mul_((change - mean).square_()).sum(dim=1)
 
     def probabilities(self, z: Tensor) -> Tensor:
         return torch.softmax(z, dim=1)

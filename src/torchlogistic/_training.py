@@ -21,7 +21,6 @@ from skorch.callbacks import Callback
 
 from ._callbacks import EpochBar, StopEarly, check_callbacks
 from ._fullbatch import FullBatch
-from ._lockstep import Model
 from ._loss import make_loss
 from ._net import LogisticNet
 from ._objective import Objective, allocate_coefficients
@@ -179,7 +178,7 @@ def facts_of(estimator: Any, weighting: Weighting, rows: Labelled) -> dict[str, 
     }
 
 
-def warn_if_short(solver: FullBatch | Model, estimator: Any, n_iter: int) -> None:
+def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
     """Warn if a full-batch solver ended anywhere but at the optimum."""
     separated = not estimator.alpha and solver.separated
     if solver.converged and not separated:
