@@ -658,6 +658,59 @@ class TestSameResults:
         grid = {"clf__lr": [0.01, 0.1]}
         assert_same_search(*search_both(make_pipe(), grid, X.tolist(), y.tolist()))
 
+    @pytest.mark.parametrize("scoring", ["accuracy", "neg_log_loss", "roc_auc", None])
+    @pytest.mark.parametrize("frame", [False, True])
+    @pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+    def test_labels_in_a_column(self, scoring, frame):
+        """Of which the first candidate knows nothing but the larger class."""
+        labels = np.where(np.arange(47) % 3 == 0, 1, 0)
+        column = pd.DataFrame({"y": labels}) if frame else labels[:, None]
+        clf = make(optimizer="lbfgs")
+        grid = {"alpha": [1e5, 1e-3, 0.1], "epochs": [100]}
+        rows = X + 3 * labels[:, None]
+        assert_same_search(*search_both(clf, grid, rows, column, scoring=scoring))
+
+    @pytest.mark.parametrize(
+        ("optimizer", "switch"),
+        [
+            ("adam", "amsgrad"),
+            ("rmsprop", "centered"),
+            ("sgd", "nesterov"),
+            ("sgd", "maximize"),
+        ],
+    )
+    def test_switches_that_are_integers(self, optimizer, switch, runs):
+        clf = make(optimizer=optimizer, momentum=0.9, lr=0.01)
+        compare(clf, {"optimizer_params": [{switch: 0}, {switch: 1}]})
+        assert len(runs) == 2
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_numbers_of_float32(self, optimizer):
+        grid = {
+            "optimizer": [optimizer],
+            "alpha": [np.float32(0.1), np.float32(0.2)],
+            "l1_ratio": [np.float32(0.3)],
+            "momentum": [np.float32(0.1), np.float32(0.9)],
+            "optimizer_params": [{"weight_decay": np.float32(0.1)}],
+        }
+        compare(make(lr=np.float32(0.03)), grid)
+
+    @pytest.mark.parametrize("others", [[], [{"momentum": 0.5}]])
+    def test_momentum_without_end(self, others):
+        """A candidate without an L1 penalty beside one that has it."""
+        params = [{"momentum": 1}, *others]
+        clf = make(optimizer="rmsprop", l1_ratio=1.0, lr=1e-3)
+        compare(clf, {"alpha": [0.0, 0.01], "optimizer_params": params})
+
+    def test_splitter_that_looks_at_the_rows(self):
+        class Looking(KFold):
+            def get_n_splits(self, X=None, y=None, groups=None):
+                assert X.shape == (47, 5)
+                assert y.shape == (47,)
+                return super().get_n_splits(X, y, groups)
+
+        assert_same_search(*search_both(make(), {"lr": [0.1, 0.2]}, cv=Looking(3)))
+
     def test_random_splits_are_drawn_once(self):
         """The same generator, drawn from as often as scikit-learn's search does."""
         results = []
@@ -1008,6 +1061,53 @@ class TestFailures:
         bad = make_scorer(fbeta_score, beta=-1.0)
         scoring = bad if scoring == "single" else {"a": "accuracy", "bad": bad}
         failing_both(make(), {"lr": [0.1, 0.2]}, "Scoring failed", scoring=scoring)
+
+    def test_parameters_that_do_not_go_together(self):
+        """Of two joint candidates only one has a valid number of betas."""
+        betas = [(0.9, 0.99), (0.9, 0.99, 0.999)]
+        grid = {"optimizer_params": [{"betas": pair} for pair in betas]}
+        failing_both(make(optimizer="adam"), grid, "fits failed out of a total")
+
+    def test_a_joint_run_that_fails(self, monkeypatch):
+        """All are fitted one by one then."""
+        expected = GridSearchCV(make(), {"lr": [0.1, 0.2]}, cv=CV).fit(X, y)
+
+        def fit_stack(classifiers, folds):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(together, "fit_stack", fit_stack)
+        found = BatchedGridSearchCV(make(), {"lr": [0.1, 0.2]}, cv=CV).fit(X, y)
+        assert_same_search(found, expected)
+
+    def test_one_class_in_a_test_fold(self):
+        """The same warnings, as often."""
+        order = np.argsort(y, kind="stable")
+        found = []
+        for cls in (BatchedGridSearchCV, GridSearchCV):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                search = cls(make(), {"lr": [0.1, 0.2]}, cv=KFold(5), scoring="roc_auc")
+                search.fit(X[order], y[order])
+            found.append([(w.category, str(w.message)) for w in caught])
+        assert sorted(map(str, found[0])) == sorted(map(str, found[1]))
+        assert found[0]
+
+    def test_candidates_cannot_be_continued(self):
+        def score(clf, X, y):
+            with pytest.raises(ValueError, match=r"a candidate of a search.*a clone"):
+                clf.partial_fit(X, y)
+            with pytest.raises(ValueError, match=r"a candidate of a search.*a clone"):
+                clf.set_params(warm_start=True).fit(X, y)
+            return 0.0
+
+        search = BatchedGridSearchCV(make(), {"lr": [0.1, 0.2]}, scoring=score)
+        search.fit(X, y)
+        assert (search.cv_results_["mean_test_score"] == 0).all()
+
+    def test_scores_that_are_no_numbers(self):
+        search = BatchedGridSearchCV(make(), {"lr": [0.1]}, scoring=lambda *_: "good")
+        with pytest.raises(ValueError, match=r"scoring must return a number.*<lambda>"):
+            search.fit(X, y)
 
     def test_inconsistent_splitter(self):
         class Broken(KFold):

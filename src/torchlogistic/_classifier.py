@@ -405,7 +405,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"{self.classes_.tolist()}"
                 )
             self._check_same_intercept()
-        seed = self._run["seed"] if continued else check_seed(self.random_state)
+        seed = self._seed(continued=continued)
         held = check_validation_rows(
             self, X_val, y_val, sample_weight_val, classes, rows.X.dtype
         )
@@ -452,7 +452,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"last call to partial_fit or fit: {known.tolist()}"
                 )
             check_known_labels(rows.y, known)
-        seed = self._run["seed"] if continued else check_seed(self.random_state)
+        seed = self._seed(continued=continued)
         return self._learn(
             Task(
                 rows=rows.encoded(known),
@@ -472,6 +472,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         self.__dict__.pop("validation_loss_curve_", None)
         self.__dict__.update(net.fitted_attributes())
         return self
+
+    def _seed(self, *, continued: bool) -> int:
+        """The seed of a run; of one that goes on, that of its first part."""
+        if not continued:
+            return check_seed(self.random_state)
+        if "seed" not in self._run:
+            raise ValueError(
+                "this classifier is a candidate of a search, trained together with "
+                "others: it cannot be continued. Fit a clone of it."
+            )
+        seed: int = self._run["seed"]
+        return seed
 
     def _check_same_intercept(self) -> None:
         if self.fit_intercept != self._run["fit_intercept"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,13 +82,23 @@ def weighting_of(clf: TorchLogisticClassifier, fold: Prepared) -> Weighting:
     )
 
 
-def objective_of(clf: TorchLogisticClassifier) -> list[Any]:
+class ObjectiveKey(NamedTuple):
     """What the objective depends on, beside the rows.
 
     Ties of candidates whose objective is the same stay ties.
     """
-    l2, l1 = clf.alpha * (1 - clf.l1_ratio), clf.alpha * clf.l1_ratio
-    return [l2, l1, clf.class_weight, clf.pos_weight]
+
+    l2: float
+    l1: float
+    class_weight: Any
+    pos_weight: Any
+
+
+def objective_of(clf: TorchLogisticClassifier) -> ObjectiveKey:
+    alpha, ratio = float(clf.alpha), float(clf.l1_ratio)
+    return ObjectiveKey(
+        alpha * (1 - ratio), alpha * ratio, clf.class_weight, clf.pos_weight
+    )
 
 
 @dataclass

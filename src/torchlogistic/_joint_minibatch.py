@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 
 from ._candidates import CandidateRun, Settings
 from ._classifier import TorchLogisticClassifier
-from ._divergence import SUSPECT
+from ._divergence import CHECKED_ROWS, SUSPECT
 from ._folds import Ending, Outcome, Prepared, objective_of, weighting_of
 from ._loss import Loss, make_loss
 from ._rows import Rows
+from ._rules import NUMBERS
 from ._solvers import find_solver, optimizer_arguments
 from ._steps import find_rule, make_optimizer
 from ._validation import (
@@ -28,9 +29,8 @@ from ._validation import (
 )
 from ._weighting import drop_weightless
 
-# Candidates are trained in slices if their coefficients and logits need more bytes.
+# Candidates are trained in slices if what each has for itself needs more bytes.
 SLICE_BYTES = 2**28
-CHECKED_ROWS = 1000
 
 
 def rule_optimizer(clf: TorchLogisticClassifier) -> Optimizer:
@@ -50,10 +50,10 @@ def rule_settings(clf: TorchLogisticClassifier) -> tuple[dict[str, Any], ...]:
     no settings.
     """
 
-    def is_number(value: Any) -> bool:
+    def is_number(name: str, value: Any) -> bool:
         if isinstance(value, tuple):
-            return all(map(is_number, value))
-        return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+            return len(value) == 2 and all(isinstance(part, Real) for part in value)
+        return name in NUMBERS and isinstance(value, Real)
 
     solver = find_solver(clf.optimizer)
     if solver.full_batch is not None:
@@ -61,7 +61,7 @@ def rule_settings(clf: TorchLogisticClassifier) -> tuple[dict[str, Any], ...]:
         return {}, {}
     group = dict(rule_optimizer(clf).param_groups[0])
     del group["params"]
-    numbers = {name: value for name, value in group.items() if is_number(value)}
+    numbers = {name: value for name, value in group.items() if is_number(name, value)}
     return numbers, {k: v for k, v in group.items() if k not in numbers}
 
 
@@ -105,14 +105,22 @@ class JointMiniBatch:
     def fit(self) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
         found: list[dict[int, Outcome]] = [{} for _ in self.folds]
-        row_bytes = len(self.folds) * self.folds[0].rows.X.shape[1] * 8
-        room = SLICE_BYTES // max(1, row_bytes * self.loss.n_outputs * 6)
-        size = max(1, room)
+        size = max(1, SLICE_BYTES // self._bytes_of_one())
         for start in range(0, len(self.leaders), size):
             self._fit_columns(range(len(self.leaders))[start : start + size], found)
         return [
             [outcomes[i] for i in range(len(self.classifiers))] for outcomes in found
         ]
+
+    def _bytes_of_one(self) -> int:
+        """What a candidate needs: coefficients, their states, and columns of rows."""
+        k = self.loss.n_outputs
+        n_rows = sum(len(fold.rows.y) for fold in self.folds)
+        entries = len(self.folds) * self.folds[0].rows.X.shape[1] * k * 6
+        # Targets and weights twice each: as they are made, and in one stack.
+        weights = {str(objective_of(clf)[2:]) for clf in self.classifiers}
+        entries += 2 * n_rows * k * ((k > 1) + (len(weights) > 1))
+        return entries * 8
 
     def _fit_columns(self, columns: range, found: list[dict[int, Outcome]]) -> None:
         members = [
@@ -134,13 +142,12 @@ class JointMiniBatch:
         optimizer = rule_optimizer(leaders[0])
         rule = find_rule(type(optimizer))
         assert rule is not None
-        alpha = np.array([float(clf.alpha) for clf in leaders])
-        ratio = np.array([float(clf.l1_ratio) for clf in leaders])
+        objectives = [objective_of(clf) for clf in leaders]
         return CandidateRun(
             [self.rows_of(fold, columns) for fold in range(len(self.folds))],
             self.loss,
-            l2=alpha * (1 - ratio),
-            l1=alpha * ratio,
+            l2=np.array([objective.l2 for objective in objectives]),
+            l1=np.array([objective.l1 for objective in objectives]),
             settings=Settings(
                 seed=check_seed(self.first.random_state),
                 batch_size=self.batch_size,

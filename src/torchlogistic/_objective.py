@@ -176,12 +176,12 @@ class Objective:
     @cached_property
     def l2(self) -> float:
         """Strength of ``||w||^2 / 2``."""
-        return self.alpha * (1.0 - self.l1_ratio)
+        return float(self.alpha) * (1.0 - float(self.l1_ratio))
 
     @cached_property
     def l1(self) -> float:
         """Strength of ``||w||_1``."""
-        return self.alpha * self.l1_ratio
+        return float(self.alpha) * float(self.l1_ratio)
 
     @cached_property
     def has_l2(self) -> bool:

@@ -99,7 +99,7 @@ class Work:
             return error
 
 
-class Bench:
+class SplitScorer:
     """Scores the candidates of one split, whose rows are transformed only once.
 
     scikit-learn's own scorers ask an estimator for its predictions alone. Those of a
@@ -113,8 +113,8 @@ class Bench:
         self.work, self.split = work, split
         scorers = getattr(work.scorer, "_scorers", {"": work.scorer}).values()
         known = all(isinstance(s, _BaseScorer | _PassthroughScorer) for s in scorers)
-        self.lean = known and not work.score_params
-        if self.lean:
+        self.by_classifier = known and not work.score_params
+        if self.by_classifier:
             rows = [work.test(estimator, split)]
             if work.train_score:
                 rows.append(work.train(estimator, split)[:2])
@@ -123,11 +123,11 @@ class Bench:
                     (X if head is None else head.transform(X), y) for X, y in rows
                 ]
             except Exception:  # each pipeline will say what is wrong
-                self.lean = False
+                self.by_classifier = False
 
     def score(self, pairs: Sequence[tuple[Scored, Any]]) -> None:
         """Score fitted estimators, each into its place."""
-        if not self.lean:
+        if not self.by_classifier:
             for scored, estimator in pairs:
                 self.work.score(estimator, self.split, scored)
             return
@@ -224,7 +224,7 @@ def fit_group(
                 scored.error = outcome
             else:
                 fitted.append((scored, assembled(one, heads[split], outcome)))
-        Bench(work, estimators[0], heads[split], split).score(fitted)
+        SplitScorer(work, estimators[0], heads[split], split).score(fitted)
     return results
 
 

@@ -21,6 +21,12 @@ from ._arrays import Array, Namespace, Number, as_array
 from ._objective import Coefficients, Objective
 from ._rows import Block
 
+# Settings of the optimizers that are numbers, or pairs of numbers; others are switches.
+NUMBERS = {
+    *("lr", "momentum", "dampening", "weight_decay", "betas", "eps", "alpha"),
+    *("lr_decay", "initial_accumulator_value"),
+}
+
 Listener = Callable[[], None]
 # Writes the gradient on a block into the coefficients.
 Gradient = Callable[[Block, Coefficients], None]
@@ -126,6 +132,15 @@ class InPlaceStep:
         self.decays = has_any(weight_decay)
         self.weight_decay = self.number(weight_decay)
 
+    def penalised(self, stretch: Any) -> Any:
+        """How far a rule takes a lasting gradient, where there is one of an L1 norm.
+
+        Where candidates differ it is zero for those without: it may be infinite, and
+        infinity times no penalty would not be a number.
+        """
+        l1 = self.objective.l1
+        return np.where(l1 > 0, stretch, 0.0) if isinstance(l1, np.ndarray) else stretch
+
     def refresh(self) -> None:
         """Read what a callback may have changed since the last call."""
         group = self.optimizer.param_groups[0]
@@ -155,9 +170,12 @@ class InPlaceStep:
 
     def read_numbers(self, group: dict[str, Any]) -> None:
         """Read the numbers of all rules; each may be an array, one per output."""
+        # Those of NumPy's float32 would be rounded before they are used.
+        plain = {name: as_float(group[name]) for name in NUMBERS & group.keys()}
+        group = {**group, **plain}
         rate = group["lr"]
         several = isinstance(rate, np.ndarray)
-        self.rate = rate if several else min(float(rate), self.largest)
+        self.rate = rate if several else min(rate, self.largest)
         self.lr = self.number(self.rate)
         self.maximize = group["maximize"]
         self.read(group)
@@ -259,6 +277,8 @@ class InPlaceStep:
 
 def as_float(number: Any) -> Any:
     """A float of a number, which may be a tensor; an array of numbers as it is."""
+    if isinstance(number, tuple | list):
+        return tuple(map(as_float, number))
     return number if isinstance(number, np.ndarray) else float(number)
 
 
@@ -269,7 +289,10 @@ def has_any(number: Any) -> bool:
 
 def lasting(momentum: Any) -> Any:
     """The sum of all powers of a momentum: how far it takes what goes on for ever."""
-    return math.inf if np.ndim(momentum) == 0 and momentum == 1 else 1 / (1 - momentum)
+    if np.ndim(momentum) == 0:
+        return math.inf if momentum == 1 else 1 / (1 - momentum)
+    with np.errstate(divide="ignore"):
+        return 1 / (1 - momentum)
 
 
 def shrink(weight: Array, threshold: Number, xp: Namespace) -> None:
@@ -306,6 +329,7 @@ class SGDStep(InPlaceStep):
             self.stretch = (1 - group["dampening"]) * lasting(group["momentum"])
             if self.nesterov:
                 self.stretch = 1 + group["momentum"] * self.stretch
+        self.stretch = self.penalised(self.stretch)
         self.length = self.number(self.numbers(1)[1])
 
     def numbers(self, n_steps: int) -> tuple[Any, ...]:
@@ -351,7 +375,7 @@ class AdamStep(InPlaceStep):
         return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
 
     def read(self, group: dict[str, Any]) -> None:
-        self.betas = tuple(map(as_float, group["betas"]))
+        self.betas = group["betas"]
         self.beta1, self.beta2 = map(self.number, self.betas)
         self.rest1, self.rest2 = (self.number(1 - beta) for beta in self.betas)
         self.eps = group["eps"]
@@ -428,7 +452,8 @@ class RMSpropStep(InPlaceStep):
         self.momentum = self.number(group["momentum"])
         self.centered = group["centered"]
         self.set_weight_decay(group["weight_decay"])
-        self.stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
+        stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
+        self.stretch = self.penalised(stretch)
         self.length = self.number(self.numbers(1)[1])
 
     def numbers(self, n_steps: int) -> tuple[Any, ...]:

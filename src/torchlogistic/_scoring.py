@@ -9,7 +9,9 @@ word: unless both agree to the last bit, its scorer scores all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,10 @@ def _settings(scorer: Any) -> tuple[Any, ...]:
     return tuple(getattr(scorer, name) for name in names)
 
 
+class NoShortCutError(Exception):
+    """The scores of these rows are scikit-learn's business."""
+
+
 class QuickScorer:
     """A scorer of classifiers for some rows that are checked once.
 
@@ -96,30 +102,31 @@ class QuickScorer:
 
     Raises
     ------
-    ValueError
-        If that is not a scorer, or these are no rows, for which there is a short cut.
+    NoShortCutError
+        If that is not a scorer, or these are no labels, for which there is one.
     """
 
     def __init__(
         self, scorer: Any, classifier: TorchLogisticClassifier, X: Any, y: Any
     ) -> None:
-        self.scorer = scorer
         self.several = isinstance(scorer, _MultimetricScorer)
         scorers = scorer._scorers if self.several else {"": scorer}
         found = {name: find_metric(scorer) for name, scorer in scorers.items()}
         self.metrics = {name: metric for name, metric in found.items() if metric}
         if len(self.metrics) < len(found):
-            raise ValueError("no short cut for one of the scorers")
+            raise NoShortCutError
         self.X = check_features(classifier, X, [np.float64, np.float32], reset=False)
         labels, classes = np.asarray(y), classifier.classes_
+        if labels.ndim != 1:
+            raise NoShortCutError
         self.y = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
         if not np.array_equal(classes[self.y], labels):
-            raise ValueError("labels that are no classes")
+            raise NoShortCutError
 
     def __call__(self, classifier: TorchLogisticClassifier) -> Any:
         z = linear_logits(self.X, classifier.coef_, classifier.intercept_)
         if not np.isfinite(z).all():
-            raise ValueError("logits that overflow")
+            raise NoShortCutError
         z = z[:, 0] if z.shape[1] == 1 else z
         scores = {name: metric(z, self.y) for name, metric in self.metrics.items()}
         return scores if self.several else scores[""]
@@ -147,12 +154,17 @@ def score_all(
 
     scores = [score(classifier) for classifier in classifiers[:1]]
     rest = classifiers[1:]
-    if not rest:
-        return scores
-    try:
-        quick = QuickScorer(scorer, classifiers[0], X, y)
-        if quick(classifiers[0]) == scores[0]:
-            return scores + [quick(classifier) for classifier in rest]
-    except Exception:  # whatever it is, scikit-learn will say it
-        pass
+    if rest and _finite(scores[0]):
+        try:
+            quick = QuickScorer(scorer, classifiers[0], X, y)
+            if quick(classifiers[0]) == scores[0]:
+                return scores + [quick(classifier) for classifier in rest]
+        except (NoShortCutError, TypeError):  # NumPy cannot compare all labels
+            pass
     return scores + [score(classifier) for classifier in rest]
+
+
+def _finite(score: Any) -> bool:
+    """Whether a scorer has nothing to complain of."""
+    scores = score.values() if isinstance(score, dict) else [score]
+    return all(isinstance(each, Real) and math.isfinite(each) for each in scores)

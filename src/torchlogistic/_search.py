@@ -96,12 +96,15 @@ class Recorded:
             raise scores
         return scores
 
+    def __repr__(self) -> str:  # in messages about scores
+        return repr(self.scorer)
+
 
 class RecordedMetrics(Recorded, _MultimetricScorer):
     """The same for several metrics, as the class that scikit-learn looks for."""
 
     def __init__(self, scorer: Any) -> None:
-        self.scorer = scorer
+        super().__init__(scorer)
         self._scorers = scorer._scorers
 
 
@@ -112,11 +115,26 @@ class Uncut(np.ndarray):
     a millisecond, and a stand-in does not look at them.
     """
 
-    # For scikit-learn the marks of those that know how to take rows.
+    # _safe_indexing leaves to ``take`` the rows of what has these, as data frames have.
     iloc = loc = property(lambda self: self)
 
     def take(self, *args: Any, **kwargs: Any) -> Any:
         return self
+
+
+class RealSplits:
+    """Draws the splits of the real rows, whatever rows it is given."""
+
+    def __init__(self, cv: Any, X: Any, y: Any) -> None:
+        self.cv = cv
+        self.rows = X, y
+
+    def split(self, X: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        return self.cv.split(*self.rows, **kwargs)
+
+    def get_n_splits(self, X: Any = None, y: Any = None, **kwargs: Any) -> int:
+        n_splits: int = self.cv.get_n_splits(*self.rows, **kwargs)
+        return n_splits
 
 
 class Splits:
@@ -177,6 +195,7 @@ class _BatchedSearch:
         before = set(vars(self))
         real = {name: getattr(self, name) for name in ("estimator", "cv", "n_jobs")}
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        cv = RealSplits(cv, X, y)
         self._real = real
         self._stand_in = StandIn(self.estimator, X, y)
         self._scored: list[Scored] = []

@@ -112,7 +112,12 @@ def fit_together(
             key = (i if alone else -1, *map(str, prepared[i].key(size)))
             stacks.setdefault(key, []).append(i)
         for members in stacks.values():
-            stack = fit_stack(classifiers, [prepared[i] for i in members])
+            try:
+                stack = fit_stack(classifiers, [prepared[i] for i in members])
+            except Exception:  # one of all, who must not suffer for it
+                stack = [
+                    [fit_single(clf, folds[i]) for clf in classifiers] for i in members
+                ]
             for i, found in zip(members, stack, strict=True):
                 outcomes[i] = found
     return outcomes

@@ -100,7 +100,8 @@ def scores_differ(own: Any, other: Any, name: str, tolerance: float) -> str:
     """
     ours, theirs = (s.cv_results_["mean_test_score"] for s in (own, other))
     if "torchlogistic" in name:
-        same = np.allclose(ours, theirs, rtol=1e-6)
+        # In float32 two rows of nearly the same logit may change places.
+        same = np.allclose(ours, theirs, atol=1e-3)
         return "" if same else "other scores"
     excess = other.best_score_ - own.best_score_
     return "" if abs(excess) <= tolerance else f"best score differs by {excess:+.3f}"
