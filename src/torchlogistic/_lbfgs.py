@@ -7,6 +7,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from ._arrays import Array, Number, as_array
 from ._fullbatch import FullBatch
 from ._line_search import (
     MAX_TRIALS,
@@ -33,7 +34,8 @@ class LBFGS(FullBatch):
     """
 
     def reset(self) -> None:
-        self.pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
+        # Steps and changes of the gradient, each in one row, and their 1 / (s @ y).
+        self.pairs: deque[tuple[Array, Array, Number]] = deque(maxlen=MEMORY)
 
     def iterate(self) -> bool:
         # 1. The direction, downhill.
@@ -63,8 +65,9 @@ class LBFGS(FullBatch):
             return self._restart()
 
         # 3. What it tells of the curvature.
-        s, y = coef.values - line.before, coef.gradient - gradient
-        sy = (s * y).sum()
+        moved, bent = coef.values - line.before, coef.gradient - gradient
+        s, y = (as_array(change.view(-1)) for change in (moved, bent))
+        sy = s @ y
         if sy > 0:
             self.pairs.append((s, y, 1 / sy))
         return self.arrive(origin, point)
@@ -78,18 +81,19 @@ class LBFGS(FullBatch):
 
     def _two_loops(self, gradient: Tensor) -> Tensor:
         """Approximate inverse Hessian times gradient: (n_features [+ 1], ...)."""
-        q = gradient.clone()
+        direction = gradient.clone()
+        q = as_array(direction.view(-1))
         shares = []
         for s, y, rho in reversed(self.pairs):
-            share = rho * (s * q).sum()
+            share = rho * (s @ q)
             q -= share * y
             shares.append(share)
         if self.pairs:
             s, y, rho = self.pairs[-1]
-            q /= rho * y.square().sum()
+            q /= rho * (y @ y)
         for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
-            q += (share - rho * (y * q).sum()) * s
-        return q
+            q += (share - rho * (y @ q)) * s
+        return direction
 
     def _orthant_step(
         self, line: Line, origin: Point, subgradient: Tensor, first: float
