@@ -12,8 +12,8 @@ import torchlogistic
 # A module imports only from groups above its own. The mathematics, down to MATHEMATICS,
 # imports torch and NumPy and no other package.
 GROUPS = [
-    ["_arrays", "_threads", "_loss", "_transfer", "_triton"],
-    ["_rows"],
+    ["_arrays", "_threads", "_transfer", "_triton"],
+    ["_rows", "_loss"],
     ["_objective"],
     ["_gradient", "_rules", "_orthant"],
     ["_steps", "_graphs", "_line_search"],

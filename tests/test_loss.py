@@ -6,7 +6,14 @@ from torch.autograd import gradcheck
 from torch.autograd.functional import hessian
 from torch.nn import functional as F
 
-from torchlogistic._loss import BinaryCrossEntropy, CategoricalCrossEntropy, make_loss
+from torchlogistic._loss import (
+    FEW_CLASSES,
+    BinaryCrossEntropy,
+    CategoricalCrossEntropy,
+    logsumexp,
+    make_loss,
+    softmax,
+)
 
 LOSSES = [BinaryCrossEntropy(), CategoricalCrossEntropy(3), CategoricalCrossEntropy(5)]
 ids = [f"{type(loss).__name__}{loss.n_outputs}" for loss in LOSSES]
@@ -112,3 +119,22 @@ def test_null_value_is_the_loss_at_zero(loss):
 def test_make_loss():
     assert make_loss(2).n_outputs == 1
     assert make_loss(3).n_outputs == 3
+
+
+@pytest.mark.parametrize("n_classes", [3, FEW_CLASSES, FEW_CLASSES + 1])
+@pytest.mark.parametrize("shape", [(1,), (50,), (2, 7)])
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e300])
+def test_softmax_is_that_of_torch(n_classes, shape, scale):
+    """In NumPy on the CPU, by torch where autograd looks on."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(*shape, n_classes, dtype=torch.float64, generator=generator)
+    z *= scale
+    out = torch.empty_like(z)
+    assert softmax(z, out) is out
+    expected = torch.softmax(z, dim=-1)
+    torch.testing.assert_close(out, expected, rtol=1e-14, atol=1e-300)
+    watched = z.clone().requires_grad_()
+    assert softmax(watched).equal(expected)
+    sums = torch.logsumexp(z, dim=-1)
+    torch.testing.assert_close(logsumexp(z), sums, rtol=1e-14, atol=1e-15)
+    assert logsumexp(watched).equal(sums)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor, namespace, send
 from ._graphs import GraphedSteps, find_recorder
-from ._loss import Loss
+from ._loss import Logits, Loss, write_softmax
 from ._objective import Coefficients, Objective
 from ._rows import CHUNK_BATCHES, CHUNK_BYTES, Block, RandomStream, Rows
 from ._rules import InPlaceStep, Segment
@@ -76,12 +76,17 @@ class CandidateLoss:
         self.n_outputs = loss.n_outputs * n_candidates
         self._shape = (n_candidates, loss.n_outputs)
 
-    def _apart(self, z: Tensor) -> Tensor:
+    def _apart(self, z: Array) -> Array:
         """Logits of each candidate on an axis of their own, if it has several."""
-        return z if self._shape[1] == 1 else z.view(*z.shape[:-1], *self._shape)
+        return z if self._shape[1] == 1 else z.reshape(*z.shape[:-1], *self._shape)
 
-    def mean(self, z: Tensor, out: Tensor) -> Tensor:
-        return self.loss.mean(self._apart(z), self._apart(out))
+    def write_mean(self, block: Logits) -> None:
+        if self._shape[1] == 1:
+            self.loss.write_mean(block)
+        elif isinstance(block.z, np.ndarray):
+            write_softmax(self._apart(block.z), self._apart(block.r))
+        else:
+            self.loss.mean(self._apart(block.logits), self._apart(block.residual))
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
         """Losses, (F, n, C)."""

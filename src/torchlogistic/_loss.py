@@ -22,10 +22,27 @@ logits, called the residual, is ``mean(z) - y``. The curvature is its Hessian.
 from __future__ import annotations
 
 import math
+from functools import lru_cache, reduce
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ._arrays import Array, as_array
+
+FEW_CLASSES = 8
+LARGE = 80.0  # exponentials of larger logits, or their sums, may overflow in float32
+
+
+class Logits(Protocol):
+    """Logits and residuals of rows, as tensors and as the arrays of ``_arrays``."""
+
+    logits: Tensor
+    residual: Tensor
+    z: Array
+    r: Array
 
 
 class BinaryCrossEntropy:
@@ -56,6 +73,10 @@ class BinaryCrossEntropy:
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sigmoid(z, out=out)
+
+    def write_mean(self, block: Logits) -> None:
+        """The mean at the logits of a block, into its residual."""
+        torch.sigmoid(block.logits, out=block.residual)
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)
@@ -94,22 +115,87 @@ class CategoricalCrossEntropy:
         return y.argmax(dim=1)
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
-        return torch.logsumexp(z, dim=-1) - (z * y).sum(dim=-1)
+        return logsumexp(z) - (z * y).sum(dim=-1)
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.softmax(z, dim=-1, out=out)
+        return softmax(z, out)
+
+    def write_mean(self, block: Logits) -> None:
+        # From a tensor to its array takes as long as the softmax of a small batch.
+        if isinstance(block.z, np.ndarray):
+            write_softmax(block.z, block.r)
+        else:
+            torch.softmax(block.logits, dim=-1, out=block.residual)
 
     def curvature(self, z: Tensor) -> Tensor:
-        p = torch.softmax(z, dim=1)
+        p = softmax(z)
         return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
-        p = torch.softmax(z, dim=1)
+        p = softmax(z)
         mean = (p * change).sum(dim=1, keepdim=True)
         return p.mul_((change - mean).square_()).sum(dim=1)
 
     def probabilities(self, z: Tensor) -> Tensor:
-        return torch.softmax(z, dim=1)
+        return softmax(z)
+
+
+# torch's softmax wakes its threads for two rows, and its logsumexp for some hundreds.
+# Where other programs need the cores it waits for them a hundred times as long as it
+# computes. On a CPU these are NumPy's, in one thread.
+
+
+def softmax(z: Tensor, out: Tensor | None = None) -> Tensor:
+    """Softmax over the last axis."""
+    if not _by_numpy(z):
+        return torch.softmax(z, dim=-1, out=out)
+    out = torch.empty_like(z) if out is None else out
+    write_softmax(as_array(z), as_array(out))
+    return out
+
+
+def write_softmax(z: Array, out: Array) -> None:
+    """The same for arrays of NumPy."""
+    if not np.abs(z).max(initial=0.0) <= LARGE:
+        z = _shifted(z)[0]
+    np.exp(z, out=out)
+    out /= out @ _ones(out.shape[-1], out.dtype)
+
+
+def logsumexp(z: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials over the last axis."""
+    if not _by_numpy(z):
+        return torch.logsumexp(z, dim=-1)
+    shifted, largest = _shifted(as_array(z))
+    np.exp(shifted, out=shifted)
+    result = np.log(shifted @ np.ones(z.shape[-1], dtype=shifted.dtype))
+    result += largest
+    return torch.from_numpy(result)
+
+
+def _by_numpy(z: Tensor) -> bool:
+    return not z.requires_grad and isinstance(as_array(z), np.ndarray)
+
+
+def _shifted(z: Array) -> tuple[Array, Array]:
+    """What is left of the largest, whose exponentials do not overflow; the largest."""
+    n_classes = z.shape[-1]
+    if n_classes <= FEW_CLASSES:  # a maximum over so short an axis is slow
+        largest = reduce(np.maximum, (z[..., k] for k in range(n_classes)))
+    else:
+        largest = z.max(axis=-1)
+    with np.errstate(invalid="ignore"):  # of a run that diverges
+        return z - largest[..., None], largest
+
+
+@lru_cache
+def _ones(n_classes: int, dtype: np.dtype[Any]) -> Array:
+    """A matrix whose product with rows has their sums in all columns.
+
+    Few columns are sooner divided by as many than by one that is broadcast.
+    """
+    n_columns = n_classes if n_classes <= FEW_CLASSES else 1
+    return np.ones((n_classes, n_columns), dtype=dtype)
 
 
 Loss = BinaryCrossEntropy | CategoricalCrossEntropy

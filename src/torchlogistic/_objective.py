@@ -200,7 +200,7 @@ class Objective:
 
     def residual(self, block: Block) -> None:
         """Write the weighted residuals at the logits that stand in the block."""
-        self.loss.mean(block.logits, block.residual)
+        self.loss.write_mean(block)
         r = block.r
         r -= block.y
         if block.weight is not None:
@@ -219,7 +219,7 @@ class Objective:
             product(block.X, arrays.values, block.z)
         else:
             self.logits(block, coef)
-        self.loss.mean(block.logits, block.residual)
+        self.loss.write_mean(block)
         r -= block.y
         if block.weight is not None:
             r *= block.weight
