@@ -17,8 +17,9 @@ DIVERGED = 2e4
 # or so many times, and that of an epoch so many times. Steps of lr=1e6 on scaled rows
 # lead there; those of lr=0.1 on rows with features of a thousand do not, quite.
 SUSPECT, EXPLODED = 2.0, 3e4
-# The first alone is worth a warning after so many epochs.
-BEGUN = 10
+# The first alone is worth a warning after so many epochs, which more of them would not
+# help if the loss is so many times as large.
+BEGUN, FAR = 10, 10.0
 CHECKED_ROWS = 1000
 # Of features whose standard deviations are no larger, the scale is not what is wrong.
 SCALED = 10.0
@@ -91,10 +92,11 @@ class Judge:
             what = f"the mean loss of epoch {epoch} is {worst:.3g}"
             raise self.divergence(what, lr)
         if len(history) >= BEGUN:
+            longer = "" if loss > FAR * null else " or train longer"
             warnings.warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of a model that ignores X. "
-                f"{self.remedy('lower lr or train longer')}",
+                f"{self.remedy(f'lower lr{longer}')}",
                 ConvergenceWarning,
                 stacklevel=2,
             )

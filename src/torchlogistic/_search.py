@@ -390,7 +390,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     Notes
     -----
     With an int as ``random_state`` the coefficients of each candidate are those of a
-    fit of its own, but for the rounding of another order of the same sums.
+    fit of its own, but for the rounding of another order of the same sums. Steps that
+    are too long for unscaled features magnify it, as they do a last bit of X.
 
     Examples
     --------
