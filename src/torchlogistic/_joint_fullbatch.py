@@ -1,10 +1,10 @@
 """Fit classifiers on folds in full batches: one run for each fold and objective.
 
-An iteration of "lbfgs" or "newton" is long beside the calls it is made of, or short
-beside those around it. What is shared is therefore what surrounds the iterations, and
-the iterations of classifiers that differ in ``epochs``. The runs come one after the
-other: each has its own steps and its own end, to the bit those of a single fit, and
-only one at a time has logits and a Hessian in memory.
+What is shared is what surrounds the iterations, and the iterations of classifiers that
+differ in ``epochs``. The runs come one after the other: each has its own steps and its
+own end, to the bit those of a single fit. Products for all at once would add up in
+another order, and on badly scaled rows "lbfgs" magnifies that until other candidates
+win. Only one run at a time has logits and a Hessian in memory.
 """
 
 from __future__ import annotations

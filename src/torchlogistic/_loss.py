@@ -16,7 +16,8 @@ logits ``z``, targets      (n,)        (n, n_classes)
 =========================  ==========  ===============================
 
 The mean is what the model expects of the targets: the gradient of the value by the
-logits, called the residual, is ``mean(z) - y``. The curvature is its Hessian.
+logits, called the residual, is ``mean(z) - y``; ``write_mean(block)`` writes it where
+the logits stand. The curvature is its Hessian.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def logsumexp(z: Tensor) -> Tensor:
         return torch.logsumexp(z, dim=-1)
     shifted, largest = _shifted(as_array(z))
     np.exp(shifted, out=shifted)
-    result = np.log(shifted @ np.ones(z.shape[-1], dtype=shifted.dtype))
+    result = np.log(shifted @ _ones(z.shape[-1], shifted.dtype)[:, 0])
     result += largest
     return torch.from_numpy(result)
 

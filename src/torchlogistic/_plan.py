@@ -209,8 +209,8 @@ def fit_group(
         else:
             folds[split] = Fold(X, y, weight_of(estimator, params)[1])
     classifiers = [head_and_classifier(estimator)[1] for estimator in estimators]
-    rows = fit_together(classifiers, list(folds.values()))
-    outcomes = dict(zip(folds, rows, strict=True))
+    found = fit_together(classifiers, list(folds.values()))
+    outcomes = dict(zip(folds, found, strict=True))
     seconds = (time.perf_counter() - start) / (len(estimators) * len(splits))
     results = []
     for split in splits:
