@@ -158,7 +158,9 @@ def softmax(z: Tensor, out: Tensor | None = None) -> Tensor:
 def write_softmax(z: Array, out: Array) -> None:
     """The same for arrays of NumPy."""
     if not np.abs(z).max(initial=0.0) <= LARGE:
-        z = _shifted(z)[0]
+        # Row by row: no candidate is rounded otherwise for the logits of another.
+        calm = np.abs(z).max(axis=-1, keepdims=True) <= LARGE
+        z = np.where(calm, z, _shifted(z)[0])
     np.exp(z, out=out)
     out /= out @ _ones(out.shape[-1], out.dtype)
 
