@@ -137,7 +137,7 @@ def test_epochs_equal_those_of_numpy(cls, arguments, n_classes, weighted, reques
     expected = list(epochs(run))
     request.getfixturevalue("as_on_a_device")
     run = make_solver(rows, cls, arguments, alpha=0.1, l1_ratio=0.5)
-    assert isinstance(run.batches._full.span.X, torch.Tensor)
+    assert isinstance(run.batches.rooms[0].full.span.X, torch.Tensor)
     for found, wanted in zip(epochs(run), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
 

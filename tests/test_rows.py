@@ -51,13 +51,20 @@ def loaded(n_rows, batch_size, *, seed, epochs, validation):
             list(val_loader)
 
 
-@pytest.fixture(params=["one chunk", "many chunks", "large batches", "a batch a chunk"])
+WAYS = ["one chunk", "many chunks", "chunks ahead", "large batches", "a batch a chunk"]
+
+
+@pytest.fixture(params=WAYS)
 def chunk_bytes(request, monkeypatch):
-    size = {"one chunk": 2**20, "many chunks": 3 * 8 * 16 * 2}
+    """Every way in which batches are copied."""
+    some = 3 * 8 * 16 * 2
+    size = {"one chunk": 2**20, "many chunks": some, "chunks ahead": some}
     monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", size.get(request.param, 1))
-    large = 3 * 8 * 16 * 2 if request.param == "large batches" else 1
+    large = some if request.param in ("chunks ahead", "large batches") else 1
+    if request.param in ("chunks ahead", "large batches"):
+        monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
     monkeypatch.setattr(_rows, "LARGE_CHUNK_BYTES", large)
-    monkeypatch.setattr(_rows, "SHARED_BYTES", 100)
+    monkeypatch.setattr(_rows, "TASK_BYTES", 100)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -96,6 +103,30 @@ def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
             shapes = block.z.shape, block.weight.shape
             assert np.broadcast_shapes(*shapes) == block.z.shape
             assert block.scale == 1 / len(block)
+
+
+def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
+    monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
+    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
+    drawn = []
+    for expected in loaded(100, 16, seed=7, epochs=4, validation=False):
+        drawn.append(batches._drawn is not None)
+        assert visited(batches) == expected
+    assert drawn == [False, True, True, False]
+    assert batches.stream.n_draws == 8  # no more than what was visited
+
+
+def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
+    monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
+    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
+    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
+    expected = list(loaded(100, 16, seed=7, epochs=3, validation=False))
+    for _ in batches:
+        break
+    stream = batches.stream
+    batches.stream = RandomStream(stream.seed)  # where a callback may have put it
+    for epoch in expected:
+        assert visited(batches) == epoch
 
 
 def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():

@@ -143,7 +143,7 @@ def test_l1_leads_to_the_minimum(cls, arguments):
         if epoch == 3000:  # what scales by the gradient's sign ends in small steps
             run.step.optimizer.param_groups[0]["lr"] /= 100
         run.epoch()
-    run.objective.gradient(run.batches._full.span, run.coef)
+    run.objective.gradient(run.batches.rooms[0].full.span, run.coef)
     w, gradient = run.coef.weight, run.coef.weight_gradient
     kept = w != 0
     assert 0 < kept.sum() < len(w)

@@ -1,8 +1,10 @@
 """A team of threads: all tasks are done, failures are raised, threads end."""
 
+import _thread
 import gc
-import threading
+import sys
 import time
+from functools import partial
 
 import joblib
 import numpy as np
@@ -54,24 +56,56 @@ def test_work_ahead(size):
     team, done = Team(size), []
     tasks = [lambda i=i: done.append(i) for i in range(4)]
     assert list(team.ahead(range(5), tasks)) == list(range(5))
-    assert done == ([] if size == 1 else list(range(4)))
+    wait_until(lambda: done == ([] if size == 1 else list(range(4))))
     for _ in team.ahead(range(5), tasks):
         break  # whoever stops early leaves a team that works
     team.run([lambda: done.append(9)] * 2)
-    assert done[-2:] == [9, 9]
+    assert done.count(9) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_tasks_that_are_begun_are_completed_once_each(size):
+    team, done = Team(size), []
+    complete = team.begin([partial(done.append, i) for i in range(20)])
+    complete()
+    assert sorted(done) == list(range(20))
+
+
+def test_a_task_that_nobody_has_begun_is_not_waited_for():
+    team, gate, done = Team(2), _thread.allocate_lock(), []
+    gate.acquire()
+    busy = team.begin([gate.acquire], helpers=1)
+    wait_until(lambda: not team._inboxes[0].qsize())
+    team.begin([partial(done.append, i) for i in range(3)])()
+    assert done == [0, 1, 2]  # all by this thread, as the other is busy
+    gate.release()
+    busy()
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        team.begin([lambda: 1 // 0])()
 
 
 def test_threads_end_with_the_team():
-    before = set(threading.enumerate())
-    team = Team(3)
-    team.run([lambda: None] * 3)
-    hired = set(threading.enumerate()) - before
-    assert len(hired) == 2
+    team, workers = Team(3), set()
+
+    def work():
+        time.sleep(0.01)
+        workers.add(_thread.get_ident())
+
+    for _ in range(3):
+        team.run([work] * 6)
+    assert len(workers) == 3
+    workers.discard(_thread.get_ident())
+    assert workers <= sys._current_frames().keys()
     del team
     gc.collect()
-    for thread in hired:
-        thread.join(timeout=5)
-        assert not thread.is_alive()
+    wait_until(lambda: not workers & sys._current_frames().keys())
+
+
+def wait_until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def test_floating_point_errors_are_quiet_in_every_thread():

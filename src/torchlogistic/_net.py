@@ -233,6 +233,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             fit_intercept=self.coef.fit_intercept,
             validation=self.valid_rows is not None,
             team=self.team,
+            epochs=self.max_epochs,
         )
         return MiniBatch(self.objective, batches, self.coef, self.optimizer_, self.team)
 

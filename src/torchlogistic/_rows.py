@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import Array, Number, as_array, as_tensor, namespace, send
-from ._threads import Team
+from ._threads import Task, Team
 from ._transfer import Fill, Slot, Transfer
 
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
@@ -32,8 +32,11 @@ LARGE_CHUNK_BYTES = 2**22
 # Batches that a chunk may hold where their updates are recorded as one CUDA graph: so
 # many that its launch costs nothing, so few that it is soon recorded.
 CHUNK_BATCHES = {"cuda": 512}
-# Copies of more bytes are shared by several threads.
-SHARED_BYTES = 2**20
+# Copies of more bytes are cut into tasks that threads share.
+TASK_BYTES = 2**19
+# Of more bytes of X, what comes next is copied while other threads compute: it is not
+# in a cache, and takes longer than telling them.
+AHEAD_BYTES = 2**22
 DRAWS_AHEAD = 64  # numbers that the random stream draws at a time
 
 
@@ -237,25 +240,27 @@ class Copier:
             targets.append(block.weight.reshape(-1))
         return targets
 
-    def copy(self, rows: slice, block: Block) -> None:
-        """Copy consecutive rows."""
-        for source, out in zip(self.arrays, self._targets(block), strict=True):
-            out[...] = source[rows]
+    def copy(self, rows: slice | Array, block: Block) -> None:
+        """Copy consecutive rows, or those of an index of shape (len(block),)."""
+        self.team.run(self.tasks(rows, block))
 
-    def gather(self, index: Array, block: Block) -> None:
-        """Copy rows of an index of shape (len(block),)."""
+    def tasks(self, rows: slice | Array, block: Block) -> list[Task]:
+        """The same as tasks, which threads may share."""
         targets = self._targets(block)
-        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= SHARED_BYTES:
-            self._gather(index, targets)
-            return
-        step = -(-len(block) // self.team.size)
+        if isinstance(rows, slice):
+            return [partial(self._copy, rows, targets)]
+        if not isinstance(block.X, np.ndarray):
+            return [partial(self._gather, rows, targets)]
+        step = -(-len(block) // -(-block.X.nbytes // TASK_BYTES))
         pieces = [slice(i, i + step) for i in range(0, len(block), step)]
-        self.team.run(
-            [
-                partial(self._gather, index[piece], [out[piece] for out in targets])
-                for piece in pieces
-            ]
-        )
+        return [
+            partial(self._gather, rows[piece], [out[piece] for out in targets])
+            for piece in pieces
+        ]
+
+    def _copy(self, rows: slice, targets: list[Array]) -> None:
+        for source, out in zip(self.arrays, targets, strict=True):
+            out[...] = source[rows]
 
     def _gather(self, index: Array, targets: list[Array]) -> None:
         for source, out in zip(self.arrays, targets, strict=True):
@@ -283,7 +288,6 @@ class RandomStream:
         self.seed = seed
         self.n_draws = n_draws
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
-        self._permutation = torch.Generator(device="cpu")
         self._ahead: list[int] = []  # drawn and not used yet, in reverse
         self._numbers(n_draws)
 
@@ -292,11 +296,16 @@ class RandomStream:
         return numbers.random_(generator=self._generator)
 
     def _draw(self) -> int:
-        if not self._ahead:
-            self._ahead = self._numbers(DRAWS_AHEAD).tolist()
-            self._ahead.reverse()
+        self._look(1)
         self.n_draws += 1
         return self._ahead.pop()
+
+    def _look(self, n: int) -> int:
+        """The number that will be drawn as the so manieth from now."""
+        if len(self._ahead) < n:
+            later: list[int] = self._numbers(DRAWS_AHEAD).tolist()
+            self._ahead = later[::-1] + self._ahead
+        return self._ahead[-n]
 
     def initial_linear(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Fill the tensors of an ``nn.Linear`` as its constructor does, in float32."""
@@ -321,10 +330,19 @@ class RandomStream:
             self._draw()
         return seed
 
-    def permutation(self, n_rows: int, seed: int) -> Tensor:
-        """Order of the rows in the epoch of a seed: (n_rows,) of int64."""
-        self._permutation.manual_seed(seed)
-        return torch.randperm(n_rows, generator=self._permutation, device="cpu")
+    def next_seed(self) -> int:
+        """The seed of the next epoch that shuffles, which is not drawn yet."""
+        return self._look(2)
+
+    @staticmethod
+    def permutation(n_rows: int, seed: int) -> Tensor:
+        """Order of the rows in the epoch of a seed: (n_rows,) of integers.
+
+        They have 32 bits where these suffice: half the memory, drawn in half the time.
+        """
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        dtype = torch.int32 if n_rows < 2**31 else torch.int64
+        return torch.randperm(n_rows, generator=generator, dtype=dtype, device="cpu")
 
 
 class Chunk:
@@ -351,8 +369,26 @@ class Chunk:
         return Chunk(self.span[0 : rows.stop], batches)
 
 
+class Room:
+    """Memory for one chunk at a time.
+
+    Parameters
+    ----------
+    span : Block
+        The memory.
+    batch_size : int
+    n_rows : int
+        Rows of an epoch, whose last chunk may be shorter.
+    """
+
+    def __init__(self, span: Block, batch_size: int, n_rows: int) -> None:
+        self.full = self.last = Chunk(span, span.split(batch_size))
+        if n_rows % len(span):
+            self.last = self.full[: n_rows % len(span)]
+
+
 class Lane(Slot):
-    """A chunk on the device, and where its rows are collected on the host."""
+    """Room for a chunk on the device, and where its rows are collected on the host."""
 
     def __init__(
         self, rows: Rows, capacity: int, batch_size: int, *, fit_intercept: bool
@@ -361,9 +397,7 @@ class Lane(Slot):
         allocate = partial(buffer_block, rows, capacity, fit_intercept=fit_intercept)
         span = allocate(device=rows.device)
         self.source = allocate(pinned=rows.transfer.pinned)
-        self.chunk = self.last = Chunk(span, span.split(batch_size))
-        if len(rows) % capacity:
-            self.last = self.chunk[: len(rows) % capacity]
+        self.room = Room(span, batch_size, len(rows))
         super().__init__(*map(_tensors, (self.source, span)))
 
 
@@ -393,6 +427,9 @@ class Batches:
         Whether a validation loader is iterated too; see :class:`RandomStream`.
     team : Team
         Threads that copy rows.
+    epochs : int, default=1
+        How many there will be at most: before each but the first its order is drawn
+        ahead, where that pays.
     """
 
     def __init__(
@@ -405,6 +442,7 @@ class Batches:
         fit_intercept: bool,
         validation: bool,
         team: Team,
+        epochs: int = 1,
     ) -> None:
         self.stream = stream
         self.shuffle = shuffle
@@ -418,14 +456,17 @@ class Batches:
         self.in_pieces = rows.transfer is not None and batch_size == n_rows
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
-        self._full = self._last = self._lay_out(rows, fit_intercept)
-        capacity = len(self._full.span)
-        self._starts = range(0, n_rows, capacity)
-        if n_rows % capacity:
-            self._last = self._full[: n_rows % capacity]
+        self.epochs = epochs
+        self._drawn: tuple[int, Task, list[Tensor]] | None = None
+        # Whether another thread copies what comes next. Larger batches, whose gradient
+        # threads share, are copied by all of them.
+        many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
+        self.ahead = many and team.size > 1 and self.device.type == "cpu"
+        self.rooms = self._lay_out(rows, fit_intercept)
+        self._starts = range(0, n_rows, len(self.rooms[0].full.span))
 
-    def _lay_out(self, rows: Rows, fit_intercept: bool) -> Chunk:
-        """Choose where batches lie and how they come there; returns a full chunk."""
+    def _lay_out(self, rows: Rows, fit_intercept: bool) -> list[Room]:
+        """Choose where batches lie and how they come there."""
         batch_size, n_rows = self.batch_size, self.n_rows
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
         fitting //= self.batch_bytes
@@ -436,36 +477,38 @@ class Batches:
             lane = partial(Lane, rows, capacity, batch_size)
             self._lanes = [lane(fit_intercept=fit_intercept) for _ in range(2)]
             self._order = self._streamed
-            return self._lanes[0].chunk
-        if fitting > 1 and not self.in_pieces:
-            # Small batches: copied into one buffer, many at a time.
-            capacity = min(fitting * batch_size, n_rows)
-            span = buffer_block(rows, capacity, fit_intercept=fit_intercept)
-            kept = in_order and capacity == n_rows
-            if kept:  # one buffer in the order of the rows stays as it is
-                self.copier.copy(slice(None), span)
-            self._order = self._kept if kept else self._copied
-        elif in_order:  # read where they are
-            span = view_block(rows)
+            return [lane.room for lane in self._lanes]
+        small = fitting > 1 and not self.in_pieces
+        if in_order and not small:  # read where they are
             self._order = self._read_ahead
-        else:
-            # Sums of so many rows cost more than what a column of ones saves.
+            return [Room(view_block(rows), batch_size, n_rows)]
+        # Copied into a buffer: small batches many at a time. For others sums of so many
+        # rows cost more than what a column of ones saves.
+        if not small:
             fitting = max(LARGE_CHUNK_BYTES // self.batch_bytes, 1)
-            capacity = min(fitting * batch_size, n_rows)
-            span = buffer_block(rows, capacity, fit_intercept=False)
-            self._order = self._copied
-        return Chunk(span, span.split(batch_size))
+        capacity = min(fitting * batch_size, n_rows)
+        allocate = partial(
+            buffer_block, rows, capacity, fit_intercept=fit_intercept and small
+        )
+        rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
+        self._order = self._copied
+        if in_order and capacity == n_rows:  # one buffer, which stays as it is
+            self._order = self._kept
+            self.copier.copy(slice(None), rooms[0].full.span)
+        return rooms
 
     def __iter__(self) -> Iterator[Visit]:
         seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
         yield from self._order(seed)
 
     def _kept(self, seed: int) -> Iterator[Visit]:
-        yield self._full.batches, self._full.span
+        full = self.rooms[0].full
+        yield full.batches, full.span
 
     def _read_ahead(self, seed: int) -> Iterator[Visit]:
         """Batches where they lie in memory, each in the cache when it is reached."""
-        batches, span = self._full.batches, self._full.span
+        full = self.rooms[0].full
+        batches, span = full.batches, full.span
         ahead = [partial(read, block.X) for block in batches[1:]]
         if not isinstance(span.X, np.ndarray):
             ahead = []  # a device would read X twice
@@ -473,13 +516,32 @@ class Batches:
 
     def _copied(self, seed: int) -> Iterator[Visit]:
         order = self._permutation(seed) if self.shuffle else None
-        for start, chunk in self._chunks():
-            source = slice(start, start + len(chunk.span))
-            if order is None:
-                self.copier.copy(source, chunk.span)
-            else:
-                self.copier.gather(order[source], chunk.span)
-            yield chunk.batches, chunk.span
+        rooms, starts, n_chunks = self.rooms, self._starts, len(self._starts)
+        ahead = len(rooms) > 1
+        complete: Task | None = None
+
+        def begin(i: int) -> tuple[Chunk, Task]:
+            chunk = self._chunk(rooms[i % len(rooms)], starts[i])
+            source = slice(starts[i], starts[i] + len(chunk.span))
+            tasks = self.copier.tasks(
+                source if order is None else order[source], chunk.span
+            )
+            return chunk, self.copier.team.begin(tasks, 1 if ahead else None)
+
+        try:
+            for i in range(n_chunks):
+                if complete is None:
+                    chunk, complete = begin(i)
+                complete()
+                ready, complete = chunk, None
+                if ahead and i + 1 < n_chunks:
+                    chunk, complete = begin(i + 1)
+                if i == 0:
+                    self._draw_ahead()
+                yield ready.batches, ready.span
+        finally:
+            if complete is not None:  # whoever stops early leaves rooms in peace
+                complete()
 
     def _streamed(self, seed: int) -> Iterator[Visit]:
         order = None
@@ -493,7 +555,7 @@ class Batches:
                 if order is None:
                     self.copier.copy(slice(start, stop), host)
                 else:
-                    self.copier.gather(order[start:stop], host)
+                    self.copier.copy(order[start:stop], host)
                 return stop - start
 
             return fill
@@ -501,17 +563,37 @@ class Batches:
         assert self.transfer is not None
         arrived = self.transfer.run(self._lanes, map(collect, self._starts))
         for start, lane in zip(self._starts, arrived, strict=True):
-            whole = start + self._starts.step <= self.n_rows
-            chunk = lane.chunk if whole else lane.last
+            chunk = self._chunk(lane.room, start)
             yield chunk.batches, chunk.span
 
-    def _chunks(self) -> Iterator[tuple[int, Chunk]]:
-        for start in self._starts:
-            whole = start + self._starts.step <= self.n_rows
-            yield start, self._full if whole else self._last
+    def _chunk(self, room: Room, start: int) -> Chunk:
+        whole = start + self._starts.step <= self.n_rows
+        return room.full if whole else room.last
 
     def _permutation(self, seed: int) -> Array:
-        return as_array(send(self.stream.permutation(self.n_rows, seed), self.device))
+        if self._drawn is not None and self._drawn[0] == seed:
+            _, complete, found = self._drawn
+            complete()
+            order = found[0]
+        else:
+            order = self.stream.permutation(self.n_rows, seed)
+        self._drawn = None
+        self.epochs -= 1
+        return as_array(send(order, self.device))
+
+    def _draw_ahead(self) -> None:
+        """Let another thread draw the order of the next epoch, if there is one."""
+        if not (self.ahead and self.shuffle and self.epochs > 0):
+            return
+        seed, found = self.stream.next_seed(), []
+
+        def draw() -> None:
+            found.append(self.stream.permutation(self.n_rows, seed))
+
+        self._drawn = seed, self.copier.team.begin([draw], helpers=1), found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_drawn": None}  # threads cannot be copied
 
 
 def read(X: Array) -> None:

@@ -9,12 +9,13 @@ microseconds can then take milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from _thread import start_new_thread
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,25 +39,42 @@ class Team:
     def __init__(self, size: int | None = None) -> None:
         self.size = torch.get_num_threads() if size is None else size
         self._inboxes: list[SimpleQueue[Task | None]] = []
-        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Run tasks, the first of every ``size`` in this thread; wait for all.
+        """Run tasks and wait for all; one of the threads is this one.
 
         An exception in any of them is raised here, when all have ended.
         """
-        shares = [tasks[i :: self.size] for i in range(min(self.size, len(tasks)))]
-        self._hire(len(shares) - 1)
-        for inbox, share in zip(self._inboxes, shares[1:], strict=False):
-            inbox.put(partial(_run_all, share))
-        failures: list[BaseException | None] = []
-        try:
-            _run_all(shares[0])
-        finally:
-            failures += [self._outbox.get() for _ in shares[1:]]
-        for failure in failures:
-            if failure is not None:
-                raise failure
+        self.begin(tasks)()
+
+    def begin(self, tasks: Sequence[Task], helpers: int | None = None) -> Task:
+        """Let the other threads run tasks; returns what completes them.
+
+        That runs in this thread the tasks which nobody has begun, waits for those that
+        somebody has, and raises the first exception in any. It need not be called.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+        helpers : int, optional
+            How many other threads to ask; by default as many as can have a task while
+            this thread has one, too.
+        """
+        todo, done = deque(tasks), SimpleQueue[BaseException | None]()
+        if helpers is None:
+            helpers = len(tasks) - 1
+        helpers = min(self.size - 1, helpers)
+        self._hire(helpers)
+        for inbox in self._inboxes[:helpers]:
+            inbox.put(partial(_run_all, todo, done))
+
+        def complete() -> None:
+            _run_all(todo, done)
+            failures = [failure for failure in (done.get() for _ in tasks) if failure]
+            if failures:
+                raise failures[0]
+
+        return complete
 
     def ahead(self, items: Sequence[T], tasks: Sequence[Task]) -> Iterator[T]:
         """Yield items, while another thread, if there is one, does a task for each.
@@ -64,24 +82,17 @@ class Team:
         A task speeds up what will be done with the item after, and may fail or not be
         done at all.
         """
-        if self.size == 1 or not tasks:
-            yield from items
-            return
-        pending: SimpleQueue[Task | None] = SimpleQueue()
-        self._hire(1)
-        self._inboxes[0].put(partial(_run_all, iter(pending.get, None)))
-        try:
-            for item, task in zip_longest(items, tasks):
-                pending.put(task)
-                yield item
-        finally:
-            pending.put(None)
-            self._outbox.get()
+        for item, task in zip_longest(items, tasks):
+            if task is not None:
+                self.begin([task], helpers=1)
+            yield item
 
     def _hire(self, n_threads: int) -> None:
         while len(self._inboxes) < n_threads:
             inbox: SimpleQueue[Task | None] = SimpleQueue()
-            Thread(target=_work, args=(inbox, self._outbox), daemon=True).start()
+            # Not threading.Thread, which waits until the thread runs: a millisecond or
+            # two, in which this thread can do the first tasks.
+            start_new_thread(_work, (inbox,))
             self._inboxes.append(inbox)
 
     def __reduce__(self) -> tuple[type[Team], tuple[int]]:
@@ -92,22 +103,24 @@ class Team:
             inbox.put(None)
 
 
-def _run_all(tasks: Iterable[Task]) -> None:
-    for task in tasks:
-        task()
+def _run_all(todo: deque[Task], done: SimpleQueue[BaseException | None]) -> None:
+    """Run the tasks that no other thread has taken; tell how each ended."""
+    while True:
+        try:
+            task = todo.popleft()
+        except IndexError:
+            return
+        try:
+            task()
+        except BaseException as failure:
+            done.put(failure)
+        else:
+            done.put(None)
 
 
-def _work(inbox: SimpleQueue[Any], outbox: SimpleQueue[BaseException | None]) -> None:
+def _work(inbox: SimpleQueue[Task | None]) -> None:
     """Run tasks until told to stop; refers to no team, which could not end else."""
     with np.errstate(all="ignore"):  # a thread has settings of its own
-        while True:
-            task = inbox.get()
-            if task is None:
-                return
-            try:
-                task()
-            except BaseException as failure:
-                outbox.put(failure)
-            else:
-                outbox.put(None)
+        while (task := inbox.get()) is not None:
+            task()
             del task
