@@ -45,7 +45,7 @@ from skorch.callbacks import (
     Unfreezer,
 )
 
-from torchlogistic import TorchLogisticClassifier, _rows
+from torchlogistic import TorchLogisticClassifier, _batches
 
 X, Y = make_moons(60, noise=0.3, random_state=0)  # batches of 16, 16, 16 and 12
 X_VAL, Y_VAL = make_moons(40, noise=0.3, random_state=1)
@@ -1102,7 +1102,7 @@ def test_events_of_batches_change_no_bit(
 ):
     if rows_in_cache is not None:
         row_bytes = 2 * (4 if params.get("dtype") == "float32" else 8)
-        monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", rows_in_cache * row_bytes)
+        monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", rows_in_cache * row_bytes)
     rows, labels = data
     weight = np.random.default_rng(0).uniform(0.5, 2, len(rows)) if weighted else None
     held = {"X_val": rows[:20], "y_val": labels[:20]}

@@ -9,12 +9,14 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 from torchlogistic import _arrays, _candidates
 from torchlogistic._arrays import as_tensor
+from torchlogistic._batches import Batches
 from torchlogistic._candidates import Buffer, CandidateRun, Settings, Stack
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._rows import Rows
 from torchlogistic._steps import STEPS, make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 
 LR = np.array([0.03, 0.1, 0.3])

@@ -13,12 +13,14 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchlogistic import TorchLogisticClassifier, _arrays, _rows
+from torchlogistic import TorchLogisticClassifier, _arrays, _batches
+from torchlogistic._batches import Batches
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._rows import Rows
 from torchlogistic._steps import make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 
 RULES = {
@@ -60,7 +62,7 @@ def as_on_a_device(monkeypatch):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of three batches of ten rows with four float64 features."""
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 3 * 10 * 4 * 8)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 10 * 4 * 8)
 
 
 def make_rows(n_classes=2, *, weighted=True, dtype=torch.float64):
@@ -165,7 +167,7 @@ def test_fits_equal_those_of_numpy(settings, n_classes, request, monkeypatch):
         300, 5, n_informative=4, n_redundant=0, n_classes=n_classes, random_state=0
     )
     if settings.get("batch_size") == 100:
-        monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 1)
+        monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 1)
         monkeypatch.setattr("torchlogistic._minibatch.SHARED_BYTES", 1)
     given = {"alpha": 0.01, "epochs": 50, "random_state": 0, **settings}
     clf = TorchLogisticClassifier(device="cpu", tol=1e-6, **given)

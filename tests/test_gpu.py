@@ -20,13 +20,15 @@ from torchlogistic import (
     _together,
     _validation,
 )
+from torchlogistic._batches import Batches
 from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows, view_block
+from torchlogistic._rows import Rows, view_block
 from torchlogistic._solvers import SOLVERS
 from torchlogistic._steps import make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 from torchlogistic._transfer import Transfer
 

@@ -13,13 +13,15 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchlogistic import _arrays, _candidates, _minibatch, _rows
+from torchlogistic import _arrays, _batches, _candidates, _minibatch
+from torchlogistic._batches import Batches
 from torchlogistic._candidates import CandidateRun, Settings
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._rows import Rows
 from torchlogistic._steps import STEPS, make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 from torchlogistic._transfer import Transfer
 
@@ -77,7 +79,7 @@ class TapeRecorder:
 def as_on_a_device(monkeypatch):
     """Torch's arithmetic; chunks of three batches."""
     monkeypatch.setattr(_arrays, "for_numpy", lambda tensor: False)
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 3 * 10 * 4 * 4)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 10 * 4 * 4)
 
 
 @pytest.fixture
@@ -276,8 +278,8 @@ def test_steps_of_torch_and_large_batches_are_not_recorded(monkeypatch):
 
 
 def test_chunks_hold_no_more_batches_than_a_graph(monkeypatch):
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 2**20)
-    monkeypatch.setitem(_rows.CHUNK_BATCHES, "cpu", 4)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 2**20)
+    monkeypatch.setitem(_batches.CHUNK_BATCHES, "cpu", 4)
     chunks = [list(batches) for batches, _ in make_solver(SGD, {}).batches]
     assert [len(batches) for batches in chunks] == [4, 4]
     assert len(chunks[1][-1]) == 5

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from torchlogistic._batches import Batches
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._rows import Rows
 from torchlogistic._steps import make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 
 

@@ -10,9 +10,10 @@ from sklearn.utils.fixes import parse_version
 from torch.nn import functional as F
 
 from torchlogistic import TorchLogisticClassifier
+from torchlogistic._batches import Copier
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Coefficients, Objective, allocate_coefficients
-from torchlogistic._rows import Copier, Rows, buffer_block, view_block
+from torchlogistic._rows import Rows, buffer_block, view_block
 from torchlogistic._threads import Team
 
 V1_7 = parse_version("1.7")

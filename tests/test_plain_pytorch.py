@@ -9,7 +9,7 @@ from sklearn.datasets import make_classification
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchlogistic import TorchLogisticClassifier, _rows
+from torchlogistic import TorchLogisticClassifier, _batches
 
 
 def plain_program(
@@ -268,7 +268,7 @@ def test_a_buffer_of_several_chunks(monkeypatch):
     expected = plain_program(
         X, y, seed=5, batch_size=16, epochs=6, optimizer=SGD, lr=0.1
     )
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 5 * 8 * 16 * 3)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 5 * 8 * 16 * 3)
     clf = TorchLogisticClassifier(epochs=6, batch_size=16, random_state=5, device="cpu")
     assert_same(clf.fit(X, y), expected)
 

@@ -1,150 +1,14 @@
-"""The order of the rows, the buffers they pass through, and the random stream."""
-
-import itertools
+"""Blocks of rows."""
 
 import numpy as np
-import pytest
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from torchlogistic import _rows
-from torchlogistic._rows import Batches, RandomStream, Rows, buffer_block, view_block
-from torchlogistic._threads import Team
-
-
-def make_rows(n_rows, weighted=False, n_classes=2):
-    X = torch.arange(3.0 * n_rows, dtype=torch.float64).view(n_rows, 3)
-    shape = (n_rows,) if n_classes == 2 else (n_rows, n_classes)
-    y = torch.arange(float(n_rows), dtype=torch.float64)
-    y = y if n_classes == 2 else y[:, None].expand(shape).contiguous()
-    weight = 1 + torch.arange(float(n_rows), dtype=torch.float64) if weighted else None
-    return Rows(X, y, weight)
-
-
-def make_batches(rows, batch_size, *, shuffle=True, seed=0, **kwargs):
-    settings = {"fit_intercept": True, "validation": False, "team": Team(2), **kwargs}
-    stream = RandomStream(seed)
-    return Batches(
-        rows, batch_size=batch_size, shuffle=shuffle, stream=stream, **settings
-    )
-
-
-def visited(batches):
-    """Numbers of the rows, batch by batch, of one epoch."""
-    return [
-        (block.features[:, 0] / 3).long().tolist()
-        for blocks, _ in batches
-        for block in blocks
-    ]
-
-
-def loaded(n_rows, batch_size, *, seed, epochs, validation):
-    """The same from the program that the stream promises to equal."""
-    torch.manual_seed(seed)
-    data = TensorDataset(torch.arange(n_rows))
-    loader = DataLoader(data, batch_size=batch_size, shuffle=True)
-    val_loader = DataLoader(data, batch_size=batch_size)
-    for _ in range(epochs):
-        yield [batch.tolist() for (batch,) in loader]
-        if validation:
-            list(val_loader)
-
-
-WAYS = ["one chunk", "many chunks", "chunks ahead", "large batches", "a batch a chunk"]
-
-
-@pytest.fixture(params=WAYS)
-def chunk_bytes(request, monkeypatch):
-    """Every way in which batches are copied."""
-    some = 3 * 8 * 16 * 2
-    size = {"one chunk": 2**20, "many chunks": some, "chunks ahead": some}
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", size.get(request.param, 1))
-    large = some if request.param in ("chunks ahead", "large batches") else 1
-    if request.param in ("chunks ahead", "large batches"):
-        monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(_rows, "LARGE_CHUNK_BYTES", large)
-    monkeypatch.setattr(_rows, "TASK_BYTES", 100)
-
-
-@pytest.mark.parametrize("validation", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 16, 99])
-@pytest.mark.usefixtures("chunk_bytes")
-def test_shuffled_order_is_that_of_the_loader(batch_size, validation):
-    batches = make_batches(make_rows(100), batch_size, seed=7, validation=validation)
-    for expected in loaded(100, batch_size, seed=7, epochs=3, validation=validation):
-        assert visited(batches) == expected
-
-
-@pytest.mark.parametrize("batch_size", [1, 16, 100, 1000])
-@pytest.mark.usefixtures("chunk_bytes")
-def test_own_order(batch_size):
-    rows = make_rows(100)
-    batches = make_batches(rows, batch_size, shuffle=False)
-    for _ in range(2):
-        epoch = visited(batches)
-        assert list(itertools.chain(*epoch)) == list(range(100))
-        assert [len(b) for b in epoch[:-1]] == [min(batch_size, 100)] * (len(epoch) - 1)
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.usefixtures("chunk_bytes")
-def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
-    rows = make_rows(50, weighted=True, n_classes=n_classes)
-    for blocks, span in make_batches(rows, 16, shuffle=shuffle):
-        for block in blocks:
-            number = block.X[:, 0] / 3
-            assert (block.y.reshape(len(block), -1)[:, 0] == number).all()
-            assert (block.weight.reshape(-1) == number + 1).all()
-            assert np.shares_memory(block.z, span.z)
-            assert block.logits.data_ptr() == block.z.ctypes.data
-            assert block.logits.shape == block.y.shape
-            shapes = block.z.shape, block.weight.shape
-            assert np.broadcast_shapes(*shapes) == block.z.shape
-            assert block.scale == 1 / len(block)
-
-
-def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
-    monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
-    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
-    drawn = []
-    for expected in loaded(100, 16, seed=7, epochs=4, validation=False):
-        drawn.append(batches._drawn is not None)
-        assert visited(batches) == expected
-    assert drawn == [False, True, True, False]
-    assert batches.stream.n_draws == 8  # no more than what was visited
-
-
-def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
-    monkeypatch.setattr(_rows, "AHEAD_BYTES", 1)
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
-    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
-    expected = list(loaded(100, 16, seed=7, epochs=3, validation=False))
-    for _ in batches:
-        break
-    stream = batches.stream
-    batches.stream = RandomStream(stream.seed)  # where a callback may have put it
-    for epoch in expected:
-        assert visited(batches) == epoch
-
-
-def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():
-    batches = make_batches(make_rows(20), 20, seed=3)
-    assert visited(batches) == [list(range(20))]
-    assert batches.stream.n_draws == 2
-
-
-def test_rows_in_order_are_not_copied(monkeypatch):
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 1)
-    rows = make_rows(40)
-    for blocks, _ in make_batches(rows, 16, shuffle=False):
-        for block in blocks:
-            assert np.shares_memory(block.X, rows.X.numpy())
+from torchlogistic._rows import Rows, buffer_block, view_block
 
 
 def test_view_and_buffer():
-    rows = make_rows(10)
+    X = torch.arange(30.0, dtype=torch.float64).view(10, 3)
+    rows = Rows(X, X[:, 0] / 3)
     view = view_block(rows)
     assert np.shares_memory(view.X, rows.X.numpy())
     assert view.X.shape == (10, 3)
@@ -152,26 +16,3 @@ def test_view_and_buffer():
     assert buffer.X.shape == (4, 4)
     assert buffer.X[:, 3].tolist() == [1] * 4
     assert buffer_block(rows, 4, fit_intercept=False).X.shape == (4, 3)
-
-
-@pytest.mark.parametrize("n_outputs", [1, 3])
-@pytest.mark.parametrize("seed", [0, 42])
-def test_initial_linear_is_that_of_torch(seed, n_outputs):
-    torch.manual_seed(seed)
-    linear = nn.Linear(5, n_outputs)
-    weight = torch.empty(n_outputs, 5, dtype=torch.float64)
-    bias = torch.empty(n_outputs, dtype=torch.float64)
-    RandomStream(seed).initial_linear(weight, bias)
-    assert weight.equal(linear.weight.double())
-    assert bias.equal(linear.bias.double())
-
-
-def test_stream_continues_where_it_ended():
-    def epochs(stream, n):
-        seeds = [stream.epoch_seed(shuffle=True, validation=True) for _ in range(n)]
-        return [stream.permutation(30, seed).tolist() for seed in seeds]
-
-    whole = epochs(RandomStream(5), 7)
-    first = RandomStream(5)
-    assert epochs(first, 3) == whole[:3]
-    assert epochs(RandomStream(5, first.n_draws), 4) == whole[3:]

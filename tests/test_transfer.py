@@ -16,13 +16,15 @@ from skorch.callbacks import EpochScoring
 from torchlogistic import (
     TorchLogisticClassifier,
     _arrays,
+    _batches,
     _gradient,
     _newton,
-    _rows,
     _transfer,
     _validation,
 )
-from torchlogistic._rows import Batches, RandomStream, Rows
+from torchlogistic._batches import Batches
+from torchlogistic._rows import Rows
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 from torchlogistic._transfer import Slot, Transfer, fits
 
@@ -43,7 +45,7 @@ class Spoiling(Transfer):
 @pytest.fixture(autouse=True)
 def as_on_a_device(monkeypatch):
     monkeypatch.setattr(_arrays, "for_numpy", lambda tensor: False)
-    monkeypatch.setitem(_rows.CHUNK_BYTES, "cpu", 3 * 16 * 5 * 8)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 16 * 5 * 8)
     monkeypatch.setattr(_gradient, "STREAMED_BYTES", 70 * 5 * 8)
     monkeypatch.setattr(_newton, "DEVICE_HESSIAN_BYTES", 90 * 9 * 8)
 

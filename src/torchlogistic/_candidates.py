@@ -27,11 +27,13 @@ import torch
 from torch import Tensor
 
 from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor, namespace, send
+from ._batches import CHUNK_BATCHES, CHUNK_BYTES
 from ._graphs import GraphedSteps, find_recorder
 from ._loss import Logits, Loss, write_softmax
 from ._objective import Coefficients, Objective
-from ._rows import CHUNK_BATCHES, CHUNK_BYTES, Block, RandomStream, Rows
+from ._rows import Block, Rows
 from ._rules import InPlaceStep, Segment
+from ._stream import RandomStream
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache, and on
 # a device as in ``_rows``.
@@ -47,7 +49,7 @@ class Settings:
     seed, batch_size : int
     shuffle, fit_intercept : bool
     validation : bool
-        Whether a validation loader is iterated too; see :class:`._rows.RandomStream`.
+        Whether a validation loader is iterated too; see :class:`._stream.RandomStream`.
     rule : type
         Of :mod:`._rules`.
     optimizer : torch.optim.Optimizer

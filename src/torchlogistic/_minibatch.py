@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._batches import Batches
 from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
 from ._objective import Coefficients, Objective
-from ._rows import Batches, Block
+from ._rows import Block
 from ._rules import InPlaceStep, Listener
 from ._steps import make_step
 from ._threads import Team

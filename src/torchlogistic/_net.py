@@ -21,6 +21,7 @@ from skorch.history import History
 from skorch.utils import to_numpy
 from torch import Tensor, nn
 
+from ._batches import Batches
 from ._callbacks import (
     StopTraining,
     asks_to_stop,
@@ -40,8 +41,9 @@ from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
 from ._objective import Coefficients, Objective
-from ._rows import Batches, Block, RandomStream, Rows, view_block
+from ._rows import Block, Rows, view_block
 from ._steps import make_optimizer
+from ._stream import RandomStream
 from ._threads import Team
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time

@@ -24,8 +24,8 @@ from ._fullbatch import FullBatch
 from ._loss import make_loss
 from ._net import LogisticNet
 from ._objective import Objective, allocate_coefficients
-from ._rows import RandomStream
 from ._solvers import check_penalty, find_solver, optimizer_arguments
+from ._stream import RandomStream
 from ._validation import Labelled, as_tensor, check_batch_size, to_rows
 from ._weighting import Weighting
 

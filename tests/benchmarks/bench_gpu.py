@@ -30,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from torchlogistic import TorchLogisticClassifier
+from torchlogistic._batches import Batches
 from torchlogistic._folds import Fold
 from torchlogistic._gradient import FullGradient
 from torchlogistic._lbfgs import LBFGS
@@ -37,8 +38,9 @@ from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._newton import Newton
 from torchlogistic._objective import Objective, allocate_coefficients
-from torchlogistic._rows import Batches, RandomStream, Rows, view_block
+from torchlogistic._rows import Rows, view_block
 from torchlogistic._steps import make_optimizer
+from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 from torchlogistic._together import fit_together
 

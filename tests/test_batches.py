@@ -1,0 +1,144 @@
+"""The order of the rows, and the buffers they pass through."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchlogistic import _batches
+from torchlogistic._batches import Batches
+from torchlogistic._rows import Rows
+from torchlogistic._stream import RandomStream
+from torchlogistic._threads import Team
+
+
+def make_rows(n_rows, weighted=False, n_classes=2):
+    X = torch.arange(3.0 * n_rows, dtype=torch.float64).view(n_rows, 3)
+    shape = (n_rows,) if n_classes == 2 else (n_rows, n_classes)
+    y = torch.arange(float(n_rows), dtype=torch.float64)
+    y = y if n_classes == 2 else y[:, None].expand(shape).contiguous()
+    weight = 1 + torch.arange(float(n_rows), dtype=torch.float64) if weighted else None
+    return Rows(X, y, weight)
+
+
+def make_batches(rows, batch_size, *, shuffle=True, seed=0, **kwargs):
+    settings = {"fit_intercept": True, "validation": False, "team": Team(2), **kwargs}
+    stream = RandomStream(seed)
+    return Batches(
+        rows, batch_size=batch_size, shuffle=shuffle, stream=stream, **settings
+    )
+
+
+def visited(batches):
+    """Numbers of the rows, batch by batch, of one epoch."""
+    return [
+        (block.features[:, 0] / 3).long().tolist()
+        for blocks, _ in batches
+        for block in blocks
+    ]
+
+
+def loaded(n_rows, batch_size, *, seed, epochs, validation):
+    """The same from the program that the stream promises to equal."""
+    torch.manual_seed(seed)
+    data = TensorDataset(torch.arange(n_rows))
+    loader = DataLoader(data, batch_size=batch_size, shuffle=True)
+    val_loader = DataLoader(data, batch_size=batch_size)
+    for _ in range(epochs):
+        yield [batch.tolist() for (batch,) in loader]
+        if validation:
+            list(val_loader)
+
+
+WAYS = ["one chunk", "many chunks", "chunks ahead", "large batches", "a batch a chunk"]
+
+
+@pytest.fixture(params=WAYS)
+def chunk_bytes(request, monkeypatch):
+    """Every way in which batches are copied."""
+    some = 3 * 8 * 16 * 2
+    size = {"one chunk": 2**20, "many chunks": some, "chunks ahead": some}
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", size.get(request.param, 1))
+    large = some if request.param in ("chunks ahead", "large batches") else 1
+    if request.param in ("chunks ahead", "large batches"):
+        monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(_batches, "LARGE_CHUNK_BYTES", large)
+    monkeypatch.setattr(_batches, "TASK_BYTES", 100)
+
+
+@pytest.mark.parametrize("validation", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 16, 99])
+@pytest.mark.usefixtures("chunk_bytes")
+def test_shuffled_order_is_that_of_the_loader(batch_size, validation):
+    batches = make_batches(make_rows(100), batch_size, seed=7, validation=validation)
+    for expected in loaded(100, batch_size, seed=7, epochs=3, validation=validation):
+        assert visited(batches) == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 100, 1000])
+@pytest.mark.usefixtures("chunk_bytes")
+def test_own_order(batch_size):
+    rows = make_rows(100)
+    batches = make_batches(rows, batch_size, shuffle=False)
+    for _ in range(2):
+        epoch = visited(batches)
+        assert list(itertools.chain(*epoch)) == list(range(100))
+        assert [len(b) for b in epoch[:-1]] == [min(batch_size, 100)] * (len(epoch) - 1)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.usefixtures("chunk_bytes")
+def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
+    rows = make_rows(50, weighted=True, n_classes=n_classes)
+    for blocks, span in make_batches(rows, 16, shuffle=shuffle):
+        for block in blocks:
+            number = block.X[:, 0] / 3
+            assert (block.y.reshape(len(block), -1)[:, 0] == number).all()
+            assert (block.weight.reshape(-1) == number + 1).all()
+            assert np.shares_memory(block.z, span.z)
+            assert block.logits.data_ptr() == block.z.ctypes.data
+            assert block.logits.shape == block.y.shape
+            shapes = block.z.shape, block.weight.shape
+            assert np.broadcast_shapes(*shapes) == block.z.shape
+            assert block.scale == 1 / len(block)
+
+
+def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
+    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
+    drawn = []
+    for expected in loaded(100, 16, seed=7, epochs=4, validation=False):
+        drawn.append(batches._drawn is not None)
+        assert visited(batches) == expected
+    assert drawn == [False, True, True, False]
+    assert batches.stream.n_draws == 8  # no more than what was visited
+
+
+def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
+    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
+    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
+    expected = list(loaded(100, 16, seed=7, epochs=3, validation=False))
+    for _ in batches:
+        break
+    stream = batches.stream
+    batches.stream = RandomStream(stream.seed)  # where a callback may have put it
+    for epoch in expected:
+        assert visited(batches) == epoch
+
+
+def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():
+    batches = make_batches(make_rows(20), 20, seed=3)
+    assert visited(batches) == [list(range(20))]
+    assert batches.stream.n_draws == 2
+
+
+def test_rows_in_order_are_not_copied(monkeypatch):
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 1)
+    rows = make_rows(40)
+    for blocks, _ in make_batches(rows, 16, shuffle=False):
+        for block in blocks:
+            assert np.shares_memory(block.X, rows.X.numpy())
