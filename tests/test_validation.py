@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_blobs
 
-from torchlogistic import TorchLogisticClassifier
+from torchlogistic import TorchLogisticClassifier, _validation
 from torchlogistic._validation import check_batch_size, sorted_labels
 
 
@@ -122,3 +123,39 @@ def test_sorted_labels_are_those_of_numpy(labels):
     found = sorted_labels(labels)
     assert found.dtype == labels.dtype
     np.testing.assert_array_equal(found, np.unique(labels))
+
+
+class TestLargeArraysAreCheckedByAllThreads:
+    @pytest.fixture(autouse=True)
+    def _no_array_is_small(self, monkeypatch):
+        monkeypatch.setattr(_validation, "SHARED_BYTES", 0)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("row", [0, 59])
+    @pytest.mark.parametrize(
+        ("value", "found"),
+        [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")],
+    )
+    def test_what_is_not_finite_is_named(self, value, found, row, dtype):
+        bad = X.astype(dtype)
+        bad[row, 1] = value
+        with pytest.raises(ValueError, match=f"Input X contains {found}"):
+            make().fit(bad, Y)
+        with pytest.raises(ValueError, match=f"Input X contains {found}"):
+            make().fit(X.astype(dtype), Y).predict(bad)
+
+    def test_finite_numbers_whose_sum_is_not_are_taken(self):
+        large = np.full_like(X, 1e308)
+        assert not _validation._is_finite(large, [np.float64])
+        assert len(_validation.check_features(make(), large, [np.float64])) == len(X)
+
+    def test_scikit_learn_is_spared_a_second_look(self, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            _validation, "validate_data", lambda *args, **kwargs: seen.append(kwargs)
+        )
+        for dtype in ([np.float64, np.float32], [np.float32]):
+            _validation.check_features(make(), X, dtype)
+        flags = [kwargs.get("ensure_all_finite", True) for kwargs in seen]
+        assert flags == [False, True]  # what is converted may overflow

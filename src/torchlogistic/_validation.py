@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from sklearn.utils.validation import (
 
 from ._loss import Loss
 from ._rows import Rows
+from ._threads import Team
 from ._transfer import Transfer, fits
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ ACCELERATORS = ("cuda", "xpu", "mps")
 KINDS = (Number, str, bytes)  # of labels
 # Targets, logits, residuals, and what is computed of them, each of n_rows x n_outputs.
 TRAINING_VECTORS = 8
+SHARED_BYTES = 2**23  # of X: less is read sooner than other threads are told
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
 
 
@@ -142,7 +145,31 @@ def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) 
             "X is a masked array with masked values. Fill or impute them first, e.g. "
             "X.filled(numpy.nan) and sklearn.impute.SimpleImputer."
         )
-    return validate_data(estimator, as_array(X), dtype=dtype, order="C", **kwargs)
+    X = as_array(X)
+    if isinstance(dtype, list) and _is_finite(X, dtype):
+        kwargs["ensure_all_finite"] = False
+    return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+
+
+def _is_finite(X: Any, dtypes: list[Any]) -> bool:
+    """Whether X is a large array that stays as it is, known to be finite.
+
+    scikit-learn looks at it in one thread, and after all others: it names what is wrong
+    in these.
+    """
+    kept = type(X) is np.ndarray and X.ndim == 2 and X.dtype in dtypes
+    if not kept or X.nbytes <= SHARED_BYTES:
+        return False
+    team = Team()
+    step = -(-len(X) // team.size)
+    sums: list[Any] = []  # of numbers that are not finite it is not, either
+
+    def add(start: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums.append(X[start : start + step].sum())
+
+    team.run([partial(add, start) for start in range(0, len(X), step)])
+    return bool(np.isfinite(sums).all())
 
 
 def as_array(values: Any) -> Any:
