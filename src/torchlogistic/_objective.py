@@ -48,6 +48,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -211,25 +212,39 @@ class Objective:
 
         The gradient is that of the smooth part: mean loss and L2.
         """
-        # The calls of a small batch cost more than what they compute: no more of them
-        # than it takes, and the two of self.residual written out.
-        arrays, product, r = coef.arrays, coef.product, block.r
-        has_ones = block.X.shape[-1] == coef.length
-        if has_ones:
-            product(block.X, arrays.values, block.z)
-        else:
-            self.logits(block, coef)
-        self.loss.write_mean(block)
-        r -= block.y
-        if block.weight is not None:
-            r *= block.weight
-        gradient = arrays.gradient if has_ones else arrays.weight_gradient
-        product(block.Xt, r, gradient)
-        gradient *= block.scale
-        if coef.fit_intercept and not has_ones:
-            arrays.intercept_gradient[...] = r.sum(0) * block.scale
-        if self.has_l2:
-            self.add_l2(coef)
+        self.make_gradient(coef, block)(block)
+
+    def make_gradient(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
+        """The same as a function of blocks that have the columns of a given one.
+
+        The calls of a small batch cost more than what they compute: no more of them
+        than it takes, those of self.residual written out, and what is the same for all
+        batches looked up once.
+        """
+        arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
+        values, has_l2, add_l2 = arrays.values, self.has_l2, self.add_l2
+        has_ones = like.X.shape[-1] == coef.length
+        sums_residuals = coef.fit_intercept and not has_ones
+        target = arrays.gradient if has_ones else arrays.weight_gradient
+
+        def write_gradient(block: Block) -> None:
+            r, weight, gradient = block.r, block.weight, target
+            if has_ones:
+                product(block.X, values, block.z)
+            else:
+                self.logits(block, coef)
+            write_mean(block)
+            r -= block.y
+            if weight is not None:
+                r *= weight
+            product(block.Xt, r, gradient)
+            gradient *= block.scale
+            if sums_residuals:
+                arrays.intercept_gradient[...] = r.sum(0) * block.scale
+            if has_l2:
+                add_l2(coef)
+
+        return write_gradient
 
     def add_l2(self, coef: Coefficients) -> None:
         """Add the gradient of the L2 penalty."""
