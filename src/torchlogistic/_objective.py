@@ -163,7 +163,7 @@ def allocate_coefficients(
 
 def accumulator(values: Tensor) -> torch.dtype:
     """Dtype for sums over many rows: float64 where the device has it."""
-    return torch.float32 if values.device.type == "mps" else torch.float64
+    return torch.float32 if values.is_mps else torch.float64
 
 
 @dataclass(frozen=True)
@@ -253,24 +253,26 @@ class Objective:
 
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
+        z, y, n_rows = block.logits, block.targets, len(block)
+        weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         # In parts, for which torch starts no threads of its own. A device takes all at
         # once: there each part would cost the launch of several kernels.
-        on_device = not isinstance(block.y, np.ndarray)
-        step = len(block) if on_device else SERIAL_ENTRIES // self.loss.n_outputs
-        wide = accumulator(block.logits)
-        weight = None if block.weight is None else as_tensor(block.weight).view(-1)
-        y = block.targets
-        z, starts = block.logits, range(0, len(block), step)
-        whole = len(starts) == 1
-        sums = []
-        for start in starts:
-            rows = slice(start, start + step)
-            values = self.loss.value(*((z, y) if whole else (z[rows], y[rows])))
-            if weight is not None:
-                values.mul_(weight if whole else weight[rows])
-            # In float32 the sum's rounding would hide the last steps of a line search.
-            sums.append(values.sum(dtype=wide))
-        return sums[0] if whole else torch.stack(sums).sum()
+        step = SERIAL_ENTRIES // self.loss.n_outputs
+        if n_rows <= step or not isinstance(block.y, np.ndarray):
+            return self._sum_losses(z, y, weight)
+        parts = [slice(start, start + step) for start in range(0, n_rows, step)]
+        sums = [
+            self._sum_losses(z[rows], y[rows], None if weight is None else weight[rows])
+            for rows in parts
+        ]
+        return torch.stack(sums).sum()
+
+    def _sum_losses(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        values = self.loss.value(z, y)
+        if weight is not None:
+            values.mul_(weight)
+        # In float32 the sum's rounding would hide the last steps of a line search.
+        return values.sum(dtype=accumulator(z))
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""
