@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, RMSprop
 
 from torchlogistic._batches import Batches
 from torchlogistic._loss import make_loss
@@ -12,8 +13,30 @@ from torchlogistic._steps import make_optimizer
 from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
 
+OPTIMIZERS = {
+    "sgd": (SGD, {}),
+    "momentum": (SGD, {"momentum": 0.9}),
+    "nesterov": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "maximize": (SGD, {"maximize": True}),
+    "adam": (Adam, {"weight_decay": 0.1}),
+    "adamw": (AdamW, {"amsgrad": True}),
+    "rmsprop": (RMSprop, {"momentum": 0.5, "centered": True}),
+    "adagrad": (Adagrad, {"lr_decay": 0.1}),
+    "of torch": (Adamax, {}),
+}
 
-def solver(n_rows=40, *, n_classes=2, batch_size=16, shuffle=True, lr=0.1):
+
+def solver(
+    n_rows=40,
+    *,
+    n_classes=2,
+    batch_size=16,
+    shuffle=True,
+    lr=0.1,
+    optimizer="sgd",
+    alpha=0.0,
+    l1_ratio=0.0,
+):
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(n_rows, 3, dtype=torch.float64, generator=generator)
     labels = torch.randint(n_classes, (n_rows,), generator=generator)
@@ -32,8 +55,9 @@ def solver(n_rows=40, *, n_classes=2, batch_size=16, shuffle=True, lr=0.1):
         validation=False,
         team=Team(1),
     )
-    optimizer = make_optimizer(torch.optim.SGD, parameters, lr=lr, momentum=0.9)
-    return MiniBatch(Objective(loss), batches, coef, optimizer, Team(1))
+    cls, arguments = OPTIMIZERS[optimizer]
+    made = make_optimizer(cls, parameters, lr=lr, **arguments)
+    return MiniBatch(Objective(loss, alpha, l1_ratio), batches, coef, made, Team(1))
 
 
 both_losses = pytest.mark.parametrize("n_classes", [2, 3])
@@ -47,14 +71,34 @@ def test_update_by_update_is_an_epoch(n_classes, batch_size, shuffle):
     """Whoever drives the updates, the bits are the same."""
     arguments = {"n_classes": n_classes, "batch_size": batch_size, "shuffle": shuffle}
     whole, parts = solver(**arguments), solver(**arguments)
+    assert_same_epochs(whole, parts)
+    for one in (whole, parts):
+        assert one.n_batches == -(-40 // batch_size)
+
+
+@torch.no_grad()
+@both_losses
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("alpha", "l1_ratio"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.5)])
+def test_the_same_with_every_optimizer(n_classes, optimizer, alpha, l1_ratio):
+    """With a penalty too, with a listener, and where a callback froze the intercept."""
+    arguments = {"n_classes": n_classes, "optimizer": optimizer, "alpha": alpha}
+    both = [solver(**arguments, l1_ratio=l1_ratio) for _ in range(2)]
+    assert_same_epochs(*both, listener=lambda: None)
+    for run in both:
+        run.step.optimizer.param_groups[0]["params"][1].requires_grad_(False)
+        run.step.optimizer.param_groups[0]["lr"] = 0.02
+    assert_same_epochs(*both, listener=lambda: None)
+
+
+def assert_same_epochs(whole, parts, listener=None):
     for _ in range(3):
         whole.epoch()
         for block in parts.visit():
             parts.refresh()
-            parts.update(block)
+            parts.update(block, listener)
         assert parts.coef.values.equal(whole.coef.values)
         assert parts.loss == whole.loss
-        assert parts.n_batches == whole.n_batches == -(-40 // batch_size)
 
 
 @torch.no_grad()

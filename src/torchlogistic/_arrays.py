@@ -99,9 +99,9 @@ class NumpyNamespace:
         """Copy rows of a source."""
         if out.flags.c_contiguous:
             # Its other modes buffer the result, to leave it alone if an index is bad.
-            np.take(source, index, axis=0, out=out, mode="clip")
+            source.take(index, axis=0, out=out, mode="clip")
         else:  # rows with gaps: as one piece first, which is still in the cache then
-            out[...] = np.take(source, index, axis=0, mode="clip")
+            out[...] = source.take(index, axis=0, mode="clip")
 
 
 def _mv(a: Tensor, b: Tensor, out: Tensor) -> None:

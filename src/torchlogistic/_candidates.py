@@ -302,7 +302,7 @@ class CandidateRun:
     def _make_step(self) -> InPlaceStep:
         coef, settings = self.coef, self.settings
         step = settings.rule(
-            self.objective, coef, settings.optimizer, self.objective.gradient
+            self.objective, coef, settings.optimizer, self.objective.make_gradient
         )
         group = dict(settings.optimizer.param_groups[0])
         for name, numbers in settings.numbers.items():
@@ -371,9 +371,9 @@ class CandidateRun:
         if self.graphs is not None:
             self.graphs.run(blocks)
             return
-        update = self.step.update
+        update = self.step.make_update(blocks[0])
         for block in blocks:
-            update(block, None)
+            update(block)
 
     def _fill(self) -> Iterator[tuple[int, int]]:
         order, capacity = self.stack.epoch_order(), self.buffer.capacity

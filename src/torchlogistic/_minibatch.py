@@ -8,12 +8,12 @@ copied to the host, and the loss of an epoch is computed from the logits it left
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._batches import Batches
+from ._batches import Batches, Visit
 from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
 from ._objective import Coefficients, Objective
@@ -55,8 +55,8 @@ class MiniBatch:
         self.coef = coef
         self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
-        gradient = self._shared_gradient if self.shared else objective.gradient
-        self.step = make_step(objective, coef, optimizer, gradient)
+        make_gradient = self._share_gradient if self.shared else objective.make_gradient
+        self.step = make_step(objective, coef, optimizer, make_gradient)
         self.graphs = self._find_graphs()
         self._loss_sum: Tensor | None = None
         self.n_batches = batches.n_batches
@@ -85,19 +85,24 @@ class MiniBatch:
 
     def visit(self) -> Iterator[Block]:
         """Visit the batches of one epoch and add up their losses."""
-        for batches in self._chunks():
+        for batches, _ in self._chunks():
             yield from batches
 
-    def _chunks(self) -> Iterator[Iterable[Block]]:
+    def _chunks(self) -> Iterator[Visit]:
         """The batches of one epoch, chunk by chunk; adds up their losses after each."""
         self._loss_sum = None
         for batches, span in self.batches:
-            yield batches
+            yield batches, span
             if not self.shared:
                 self._add_loss(self.objective.loss_sum(span))
 
-    def _shared_gradient(self, block: Block, coef: Coefficients) -> None:
-        self._add_loss(self.pieces.evaluate(block, coef))
+    def _share_gradient(
+        self, coef: Coefficients, like: Block
+    ) -> Callable[[Block], None]:
+        def write_gradient(block: Block) -> None:
+            self._add_loss(self.pieces.evaluate(block, coef))
+
+        return write_gradient
 
     def _add_loss(self, part: Tensor) -> None:
         self._loss_sum = part if self._loss_sum is None else self._loss_sum + part
@@ -110,11 +115,11 @@ class MiniBatch:
     def epoch(self) -> None:
         """One pass over the data, with nobody listening to its batches."""
         self.refresh()
-        update = self.step.update
-        for batches in self._chunks():
+        for batches, span in self._chunks():
             if self.graphs is not None:
                 self.graphs.run(batches)
             else:
+                update = self.step.make_update(span)
                 for batch in batches:
-                    update(batch, None)
+                    update(batch)
         self.step.commit()

@@ -48,6 +48,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -162,7 +163,7 @@ def allocate_coefficients(
 
 def accumulator(values: Tensor) -> torch.dtype:
     """Dtype for sums over many rows: float64 where the device has it."""
-    return torch.float32 if values.device.type == "mps" else torch.float64
+    return torch.float32 if values.is_mps else torch.float64
 
 
 @dataclass(frozen=True)
@@ -211,25 +212,39 @@ class Objective:
 
         The gradient is that of the smooth part: mean loss and L2.
         """
-        # The calls of a small batch cost more than what they compute: no more of them
-        # than it takes, and the two of self.residual written out.
-        arrays, product, r = coef.arrays, coef.product, block.r
-        has_ones = block.X.shape[-1] == coef.length
-        if has_ones:
-            product(block.X, arrays.values, block.z)
-        else:
-            self.logits(block, coef)
-        self.loss.write_mean(block)
-        r -= block.y
-        if block.weight is not None:
-            r *= block.weight
-        gradient = arrays.gradient if has_ones else arrays.weight_gradient
-        product(block.Xt, r, gradient)
-        gradient *= block.scale
-        if coef.fit_intercept and not has_ones:
-            arrays.intercept_gradient[...] = r.sum(0) * block.scale
-        if self.has_l2:
-            self.add_l2(coef)
+        self.make_gradient(coef, block)(block)
+
+    def make_gradient(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
+        """The same as a function of blocks that have the columns of a given one.
+
+        The calls of a small batch cost more than what they compute: no more of them
+        than it takes, those of self.residual written out, and what is the same for all
+        batches looked up once.
+        """
+        arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
+        values, has_l2, add_l2 = arrays.values, self.has_l2, self.add_l2
+        has_ones = like.X.shape[-1] == coef.length
+        sums_residuals = coef.fit_intercept and not has_ones
+        target = arrays.gradient if has_ones else arrays.weight_gradient
+
+        def write_gradient(block: Block) -> None:
+            r, weight, gradient = block.r, block.weight, target
+            if has_ones:
+                product(block.X, values, block.z)
+            else:
+                self.logits(block, coef)
+            write_mean(block)
+            r -= block.y
+            if weight is not None:
+                r *= weight
+            product(block.Xt, r, gradient)
+            gradient *= block.scale
+            if sums_residuals:
+                arrays.intercept_gradient[...] = r.sum(0) * block.scale
+            if has_l2:
+                add_l2(coef)
+
+        return write_gradient
 
     def add_l2(self, coef: Coefficients) -> None:
         """Add the gradient of the L2 penalty."""
@@ -238,24 +253,26 @@ class Objective:
 
     def loss_sum(self, block: Block) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ()."""
+        z, y, n_rows = block.logits, block.targets, len(block)
+        weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         # In parts, for which torch starts no threads of its own. A device takes all at
         # once: there each part would cost the launch of several kernels.
-        on_device = not isinstance(block.y, np.ndarray)
-        step = len(block) if on_device else SERIAL_ENTRIES // self.loss.n_outputs
-        wide = accumulator(block.logits)
-        weight = None if block.weight is None else as_tensor(block.weight).view(-1)
-        y = block.targets
-        z, starts = block.logits, range(0, len(block), step)
-        whole = len(starts) == 1
-        sums = []
-        for start in starts:
-            rows = slice(start, start + step)
-            values = self.loss.value(*((z, y) if whole else (z[rows], y[rows])))
-            if weight is not None:
-                values.mul_(weight if whole else weight[rows])
-            # In float32 the sum's rounding would hide the last steps of a line search.
-            sums.append(values.sum(dtype=wide))
-        return sums[0] if whole else torch.stack(sums).sum()
+        step = SERIAL_ENTRIES // self.loss.n_outputs
+        if n_rows <= step or not isinstance(block.y, np.ndarray):
+            return self._sum_losses(z, y, weight)
+        parts = [slice(start, start + step) for start in range(0, n_rows, step)]
+        sums = [
+            self._sum_losses(z[rows], y[rows], None if weight is None else weight[rows])
+            for rows in parts
+        ]
+        return torch.stack(sums).sum()
+
+    def _sum_losses(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        values = self.loss.value(z, y)
+        if weight is not None:
+            values.mul_(weight)
+        # In float32 the sum's rounding would hide the last steps of a line search.
+        return values.sum(dtype=accumulator(z))
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""

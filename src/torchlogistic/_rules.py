@@ -28,8 +28,8 @@ NUMBERS = {
 }
 
 Listener = Callable[[], None]
-# Writes the gradient on a block into the coefficients.
-Gradient = Callable[[Block, Coefficients], None]
+# Of blocks with the columns of a given one: writes the gradient into the coefficients.
+MakeGradient = Callable[[Coefficients, Block], Callable[[Block], None]]
 
 
 @dataclass(slots=True)
@@ -77,12 +77,12 @@ class InPlaceStep:
         objective: Objective,
         coef: Coefficients,
         optimizer: Optimizer,
-        gradient: Gradient,
+        make_gradient: MakeGradient,
     ) -> None:
         self.objective = objective
         self.coef = coef
         self.optimizer = optimizer
-        self.gradient = gradient
+        self.make_gradient = make_gradient
         self.xp = coef.xp
         self.l1 = has_any(objective.l1)
         self.l1_strength = self.number(objective.l1)
@@ -243,21 +243,39 @@ class InPlaceStep:
 
     def update(self, block: Block, listener: Listener | None) -> None:
         """Update the coefficients; ``listener`` hears of the gradient before it."""
-        self.gradient(block, self.coef)
-        if listener is not None:
-            listener()
-        for segment in self.segments:
-            segment.n_steps += 1
-            if self.follows_steps:
-                self.adjust(segment.n_steps)
-            self._apply(segment)
+        self.make_update(block, listener)(block)
+
+    def make_update(
+        self, like: Block, listener: Listener | None = None
+    ) -> Callable[[Block], None]:
+        """The same as a function of blocks that have the columns of a given one.
+
+        It holds until the next refresh.
+        """
+        gradient = self.make_gradient(self.coef, like)
+        adjust = self.adjust if self.follows_steps else None
+        plain = not self.maximize and not self.l1
+        apply = self.move if plain else self._apply
+        segments = self.segments
+
+        def update(block: Block) -> None:
+            gradient(block)
+            if listener is not None:
+                listener()
+            for segment in segments:
+                segment.n_steps += 1
+                if adjust is not None:
+                    adjust(segment.n_steps)
+                apply(segment)
+
+        return update
 
     def repeat(self, block: Block, numbers: Sequence[Tensor]) -> None:
         """The update of the one segment, with the varying numbers from memory."""
         (segment,) = self.segments
         for name, number in zip(self.varying, numbers, strict=True):
             setattr(self, name, number)
-        self.gradient(block, self.coef)
+        self.make_gradient(self.coef, block)(block)
         self._apply(segment)
 
     def _apply(self, segment: Segment) -> None:

@@ -7,6 +7,8 @@ Those of ``_rules`` do it by a rule in place. Every other subclass of
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -19,9 +21,9 @@ from ._rows import Block
 from ._rules import (
     AdagradStep,
     AdamStep,
-    Gradient,
     InPlaceStep,
     Listener,
+    MakeGradient,
     RMSpropStep,
     SGDStep,
 )
@@ -39,12 +41,12 @@ class TorchStep:
         objective: Objective,
         coef: Coefficients,
         optimizer: Optimizer,
-        gradient: Gradient,
+        make_gradient: MakeGradient,
     ) -> None:
         self.objective = objective
         self.coef = coef
         self.optimizer = optimizer
-        self.gradient = gradient
+        self.make_gradient = make_gradient
         self.views = coef.as_linear(coef.gradient)
         # Some optimizers take gradients by .view(-1), which needs contiguous ones.
         self.gradients = [view.contiguous() for view in self.views]
@@ -63,7 +65,7 @@ class TorchStep:
 
     def compute(self, block: Block, listener: Listener | None) -> None:
         """Bring the gradient to where the optimizer reads it."""
-        self.gradient(block, self.coef)
+        self.make_gradient(self.coef, block)(block)
         for gradient, view in zip(self.gradients, self.views, strict=True):
             if gradient.data_ptr() != view.data_ptr():
                 gradient.copy_(view)
@@ -83,6 +85,10 @@ class TorchStep:
         else:
             self.compute(block, listener)
             self.optimizer.step()
+
+    def make_update(self, like: Block) -> Callable[[Block], None]:
+        """The same as a function of blocks, as the rules have it."""
+        return partial(self.update, listener=None)
 
 
 Step = TorchStep | InPlaceStep
@@ -111,14 +117,14 @@ def make_step(
     objective: Objective,
     coef: Coefficients,
     optimizer: Optimizer,
-    gradient: Gradient,
+    make_gradient: MakeGradient,
 ) -> Step:
     """Choose how an optimizer updates the coefficients."""
     rule = find_rule(type(optimizer))
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if rule is None or (hooks and not objective.l1):  # ours does not call them
-        return TorchStep(objective, coef, optimizer, gradient)
-    return rule(objective, coef, optimizer, gradient)
+        return TorchStep(objective, coef, optimizer, make_gradient)
+    return rule(objective, coef, optimizer, make_gradient)
 
 
 def make_optimizer(
