@@ -219,10 +219,20 @@ PARAMETERS = {
     "params in optimizer_params": case_of(
         "optimizer_params must not have 'params'", optimizer_params={"params": []}
     ),
-    "unknown optimizer_params": Case(
-        "unexpected keyword argument 'nesterof'",
-        params={"optimizer_params": {"nesterof": True}},
-        error=TypeError,
+    "unknown optimizer_params": case_of(
+        r"'nestrov', which SGD does not take\. Did you mean 'nesterov'\? Valid are "
+        r"'dampening', 'weight_decay', 'nesterov', ",
+        optimizer_params={"nestrov": True},
+    ),
+    "optimizer_params of another optimizer": case_of(
+        r"'betas', which RMSprop does not take\. Valid are 'alpha', ",
+        optimizer="rmsprop",
+        optimizer_params={"betas": (0.5, 0.9)},
+    ),
+    "optimizer_params that are no names": case_of(
+        "optimizer_params has 1, which Adam does not take",
+        optimizer="adam",
+        optimizer_params={1: True},
     ),
     "refused optimizer_params": case_of(
         "Nesterov momentum requires a momentum",
