@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._objective import Coefficients, Objective
 from ._rows import Rows, view_block
+from ._warnings import warn
 
 # Losses are judged by that of a model that ignores X. A run diverged if its loss at the
 # end is so many times as large,
@@ -104,10 +104,9 @@ class Judge:
             what = f"in epoch {epoch}, the worst, the mean loss was {worst:.3g}"
             raise self.divergence(what, lr)
         if len(history) >= BEGUN:
-            warnings.warn(
+            warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of a model that ignores X. "
                 f"{self.remedy(lr, longer=loss <= FAR * null)}",
                 ConvergenceWarning,
-                stacklevel=2,
             )
