@@ -1,6 +1,7 @@
 """Bad input: a clear error each, and an estimator that is as it was before."""
 
 import copy
+import inspect
 import re
 import warnings
 
@@ -599,6 +600,38 @@ def test_partial_fit_that_diverges():
     with pytest.raises(ValueError, match="in epoch 2 the mean loss became nan"):
         clf.partial_fit(X * 1e200, y)
     np.testing.assert_equal(vars(clf), before)
+
+
+# Parameters that have no effect: no error and no warning, as in scikit-learn.
+
+FULL_BATCH = {
+    **{"lr": 1e6, "momentum": 0.9, "batch_size": 7, "shuffle": False},
+    **{"random_state": 1, "l1_ratio": 0.5},
+    **{"validation_fraction": 0.5, "n_iter_no_change": 1},
+}
+WITHOUT_EFFECT = [
+    *(({"optimizer": "lbfgs"}, {name: value}) for name, value in FULL_BATCH.items()),
+    *(({"optimizer": "newton"}, {name: value}) for name, value in FULL_BATCH.items()),
+    *(
+        ({"optimizer": name}, {"momentum": 0.9})
+        for name in ("adam", "adamw", "rmsprop", "adagrad", torch.optim.NAdam)
+    ),
+    ({}, {"l1_ratio": 0.5}),
+    ({}, {"tol": 1e-1}),
+    ({}, {"validation_fraction": 0.5}),
+    ({}, {"n_iter_no_change": 1}),
+]
+
+
+@pytest.mark.parametrize(("params", "more"), WITHOUT_EFFECT, ids=str)
+def test_parameters_without_effect_are_ignored_and_say_so(params, more):
+    clf = make(**{"epochs": 20, **params}).fit(X, y)
+    other = make(**{"epochs": 20, **params, **more}).fit(X, y)
+    np.testing.assert_array_equal(other.coef_, clf.coef_)
+    described = inspect.getdoc(TorchLogisticClassifier)
+    (name,) = more
+    described = re.search(rf"\n{name} : (.*?\n)\n(?=\w)", described, re.S)[1]
+    assert re.search(r"ignore|Without\s+effect|start from zero", described, re.I)
 
 
 ABSENT = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is present")
