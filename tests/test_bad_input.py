@@ -1,6 +1,8 @@
 """Bad input: a clear error each, and an estimator that is as it was before."""
 
 import copy
+import inspect
+import re
 import warnings
 
 import numpy as np
@@ -219,10 +221,20 @@ PARAMETERS = {
     "params in optimizer_params": case_of(
         "optimizer_params must not have 'params'", optimizer_params={"params": []}
     ),
-    "unknown optimizer_params": Case(
-        "unexpected keyword argument 'nesterof'",
-        params={"optimizer_params": {"nesterof": True}},
-        error=TypeError,
+    "unknown optimizer_params": case_of(
+        r"'nestrov', which SGD does not take\. Did you mean 'nesterov'\? Valid are "
+        r"'dampening', 'weight_decay', 'nesterov', ",
+        optimizer_params={"nestrov": True},
+    ),
+    "optimizer_params of another optimizer": case_of(
+        r"'betas', which RMSprop does not take\. Valid are 'alpha', ",
+        optimizer="rmsprop",
+        optimizer_params={"betas": (0.5, 0.9)},
+    ),
+    "optimizer_params that are no names": case_of(
+        "optimizer_params has 1, which Adam does not take",
+        optimizer="adam",
+        optimizer_params={1: True},
     ),
     "refused optimizer_params": case_of(
         "Nesterov momentum requires a momentum",
@@ -347,48 +359,49 @@ VALIDATION = {
 
 DIVERGENCE = {
     "lr 1e6": case_of(
-        r"diverged: after epoch 100 the mean loss of 60 rows is \d\S+ with lr=1e\+06, "
-        r"against 0\.693 of a model that ignores X\. Lower lr\.$",
+        r"diverged with lr=1e\+06: after epoch 100 the mean loss of 60 rows was \d\S+, "
+        r"against 0\.693 of a model that ignores X\. Try lr=0\.1\.$",
         lr=1e6,
         epochs=100,
     ),
     "a single step of lr 1e6": case_of(
-        "diverged: after epoch 1 the mean loss of 60 rows is",
+        r"diverged with lr=1e\+06: after epoch 1 the mean loss of 60 rows was",
         lr=1e6,
         epochs=1,
         batch_size=None,
     ),
-    "lr 1e300": case_of(r"diverged: after epoch 5 the .* with lr=1e\+300", lr=1e300),
+    "lr 1e300": case_of(r"diverged with lr=1e\+300: after epoch 5 the ", lr=1e300),
     "lr 1e300 in float32": case_of(
-        r"diverged: .* with lr=1e\+300", lr=1e300, dtype="float32"
+        r"diverged with lr=1e\+300: ", lr=1e300, dtype="float32"
     ),
-    "features of 1e200": Case("diverged: .* epoch .*StandardScaler", X=X * 1e200),
+    "features of 1e200": Case("diverged with .* epoch .*StandardScaler", X=X * 1e200),
     "features of 1e3 and lr 1e6": Case(
         r"ignores X\. Scale the features, e\.g\. make_pipeline\(StandardScaler\(\), "
-        r"TorchLogisticClassifier\(\)\), or lower lr or alpha\.$",
+        r"TorchLogisticClassifier\(\)\), and try lr=0\.1 or a lower alpha\.$",
         X=X * 1e3,
         params={"lr": 1e6, "alpha": 1.0},
     ),
     "a value of 1e39 in each class": Case(
-        "diverged: .*StandardScaler",
+        "diverged with .*StandardScaler",
         X=changed(X, ([np.argmin(y), np.argmax(y)], 1), 1e39),
     ),
     "float32 features of 1e30": Case(
-        "diverged: .* epoch .*StandardScaler", X=(X * 1e30).astype(np.float32)
+        "diverged with .* epoch .*StandardScaler", X=(X * 1e30).astype(np.float32)
     ),
     "validation features of 1e308": validation(
-        "diverged: the mean validation loss of epoch 1 is nan with lr=10,",
+        "diverged with lr=10: in epoch 1 the mean validation loss became nan,",
         X_val=np.full(X.shape, 1e308),
         params={"lr": 10.0},
     ),
     "three classes": Case(
-        r"diverged: .* with lr=1e\+06, against 1\.1 of", y=y3, params={"lr": 1e6}
+        r"diverged with lr=1e\+06: .*, against 1\.1 of", y=y3, params={"lr": 1e6}
     ),
     # Few rows of iris are on the wrong side: the loss at the end is not that large.
     **{
         f"iris {params}": Case(
-            r"diverged: .*epoch \d+ (the mean loss of 150 rows )?is \S+e\+0\d with "
-            r"lr=1e\+06, against 1\.1 of a model that ignores X\. Lower lr\.$",
+            r"diverged with lr=1e\+06: (after epoch \d+ the mean loss of 150 rows|"
+            r"in epoch \d+, the worst, the mean loss) was \S+e\+0\d, "
+            r"against 1\.1 of a model that ignores X\. Try lr=0\.1\.$",
             *IRIS,
             params={"lr": 1e6, "batch_size": 16, **params},
         )
@@ -438,6 +451,65 @@ def test_unscaled_features_are_worth_a_warning(load, random_state):
     """They give a model, if a bad one."""
     with pytest.warns(ConvergenceWarning, match="Scale the features"):
         make(epochs=100, random_state=random_state).fit(*load(return_X_y=True))
+
+
+CANCER = load_breast_cancer(return_X_y=True)
+DIVERGING = {
+    # scaled, lr, alpha: what happened, what to do
+    "unscaled": (
+        (False, 1e3, 0.0),
+        r"after epoch 100 the mean loss of 569 rows was 2\.94e\+07",
+        r"Scale the features, e\.g\. make_pipeline\(StandardScaler\(\), "
+        r"TorchLogisticClassifier\(\)\), and try lr=0\.1",
+    ),
+    "unscaled, but for which lr would do": (
+        (False, 1.0, 0.0),
+        r"after epoch 100 the mean loss of 569 rows was 3\.14e\+04",
+        r"Scale the features, e\.g\. make_pipeline\(StandardScaler\(\), "
+        r"TorchLogisticClassifier\(\)\)",
+    ),
+    "scaled": (
+        (True, 1e6, 0.0),
+        r"in epoch 67, the worst, the mean loss was 3\.89e\+04",
+        r"Try lr=0\.1",
+    ),
+    "scaled, with a penalty": (
+        (True, 1e3, 0.1),
+        "in epoch 5 the mean loss became nan",
+        r"Try lr=0\.1 or a lower alpha",
+    ),
+    "steps that are too long for the penalty": (
+        (True, 0.05, 1e3),
+        r"in epoch \d+ the mean loss became nan",
+        r"Try lr=0\.001 or a lower alpha",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIVERGING)
+def test_divergence_says_what_happened_and_what_works(name):
+    (scaled, lr, alpha), found, remedy = DIVERGING[name]
+    rows, labels = CANCER
+    rows = scale(rows) if scaled else rows
+    clf = make(lr=lr, alpha=alpha, epochs=100)
+    match = (
+        f"^{re.escape(f'Training diverged with lr={lr:g}: ')}{found}, against 0.693 of "
+        f"a model that ignores X. {remedy}.$"
+    )
+    with pytest.raises(ValueError, match=match) as error:
+        clf.fit(rows, labels)
+    # What it says does work, without a warning.
+    lr_to_try = re.search(r"ignores X.*try lr=([\d.]*\d)", str(error.value), re.I)
+    if lr_to_try:
+        clf.set_params(lr=float(lr_to_try[1]))
+    clf.fit(scale(rows), labels)
+
+
+@pytest.mark.parametrize(("lr", "remedy"), [(1e3, "0.1"), (1e5, "0.1")])
+def test_warning_of_long_steps_says_what_works(lr, remedy):
+    rows = scale(CANCER[0])
+    with pytest.warns(ConvergenceWarning, match=rf"ignores X\. Try lr={remedy}\.$"):
+        make(lr=lr, epochs=100).fit(rows, CANCER[1])
 
 
 def test_long_steps_that_find_the_classes_are_no_divergence():
@@ -525,9 +597,41 @@ def test_partial_fit(case):
 def test_partial_fit_that_diverges():
     clf = make().partial_fit(X, y, [0, 1])
     before = state(clf)
-    with pytest.raises(ValueError, match="diverged: the mean loss of epoch 2 is nan"):
+    with pytest.raises(ValueError, match="in epoch 2 the mean loss became nan"):
         clf.partial_fit(X * 1e200, y)
     np.testing.assert_equal(vars(clf), before)
+
+
+# Parameters that have no effect: no error and no warning, as in scikit-learn.
+
+FULL_BATCH = {
+    **{"lr": 1e6, "momentum": 0.9, "batch_size": 7, "shuffle": False},
+    **{"random_state": 1, "l1_ratio": 0.5},
+    **{"validation_fraction": 0.5, "n_iter_no_change": 1},
+}
+WITHOUT_EFFECT = [
+    *(({"optimizer": "lbfgs"}, {name: value}) for name, value in FULL_BATCH.items()),
+    *(({"optimizer": "newton"}, {name: value}) for name, value in FULL_BATCH.items()),
+    *(
+        ({"optimizer": name}, {"momentum": 0.9})
+        for name in ("adam", "adamw", "rmsprop", "adagrad", torch.optim.NAdam)
+    ),
+    ({}, {"l1_ratio": 0.5}),
+    ({}, {"tol": 1e-1}),
+    ({}, {"validation_fraction": 0.5}),
+    ({}, {"n_iter_no_change": 1}),
+]
+
+
+@pytest.mark.parametrize(("params", "more"), WITHOUT_EFFECT, ids=str)
+def test_parameters_without_effect_are_ignored_and_say_so(params, more):
+    clf = make(**{"epochs": 20, **params}).fit(X, y)
+    other = make(**{"epochs": 20, **params, **more}).fit(X, y)
+    np.testing.assert_array_equal(other.coef_, clf.coef_)
+    described = inspect.getdoc(TorchLogisticClassifier)
+    (name,) = more
+    described = re.search(rf"\n{name} : (.*?\n)\n(?=\w)", described, re.S)[1]
+    assert re.search(r"ignore|Without\s+effect|start from zero", described, re.I)
 
 
 ABSENT = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is present")

@@ -12,7 +12,7 @@ import torchlogistic
 # A module imports only from groups above its own. The mathematics, down to MATHEMATICS,
 # imports torch and NumPy and no other package.
 GROUPS = [
-    ["_arrays", "_stream", "_threads", "_transfer", "_triton"],
+    ["_arrays", "_stream", "_threads", "_transfer", "_triton", "_warnings"],
     ["_rows", "_loss"],
     ["_objective", "_batches"],
     ["_gradient", "_rules", "_orthant"],

@@ -816,6 +816,17 @@ class TestFittedAlone:
         assert records[0] == records[1]
         assert runs == []
 
+    def test_notes_name_them(self):
+        notes = BatchedGridSearchCV.__doc__.partition("A candidate is fitted by itself")
+        for word in (
+            *("verbose", "warm_start", "callbacks", "RandomState", "set_callbacks"),
+            *("torch.optim", "subclass", "class_weight", "dampening", "refuses"),
+            *("CUDA", "memory", "any other estimator", "Pipeline", "validation rows"),
+            *("transform_input", "pickled"),
+        ):
+            assert word in notes[2]
+        assert "notes" in BatchedRandomizedSearchCV.__doc__
+
     def test_overridden_search(self):
         class Twice(BatchedGridSearchCV):
             def _run_search(self, evaluate_candidates, **kwargs):

@@ -56,3 +56,28 @@ def test_arguments():
             optimizer_arguments(
                 SOLVERS["sgd"], momentum=0.0, optimizer_params={name: 1}
             )
+
+
+class PassesOn(torch.optim.SGD):
+    def __init__(self, params, **kwargs):
+        super().__init__(params, **kwargs)
+
+
+class Bare(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+
+
+def test_names_of_arguments():
+    def arguments(optimizer, **params):
+        solver = find_solver(optimizer)
+        return optimizer_arguments(solver, momentum=0.0, optimizer_params=params)
+
+    # The momentum of other optimizers than "sgd" is theirs.
+    assert arguments("rmsprop", momentum=0.5) == {"momentum": 0.5}
+    with pytest.raises(ValueError, match=r"SGD .* mean 'nesterov'\? Valid are ") as sgd:
+        arguments("sgd", Nestrov=True)
+    assert not any(name in str(sgd.value) for name in ("'lr'", "'params'", "momentum"))
+    with pytest.raises(ValueError, match=r"'speed', which Bare .* Valid are none"):
+        arguments(Bare, speed=1)
+    assert arguments(PassesOn, speed=1) == {"speed": 1}

@@ -10,7 +10,6 @@ import dis
 import os
 import signal
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +32,8 @@ from skorch.callbacks import (
 )
 from skorch.history import History
 from tqdm import tqdm
+
+from ._warnings import warn
 
 try:
     from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
@@ -353,12 +354,11 @@ def _find_best(checkpoint: Checkpoint, history: History) -> bool:
         if private:  # the earlier fit that this one continues moved them
             checkpoint.dirname = os.path.dirname(folder)
         return True
-    warnings.warn(
+    warn(
         "Checkpoint(load_best=True) has nothing to load: no epoch since it was added "
         f"was one to save (monitor={checkpoint.monitor!r}). The coefficients of the "
         "last epoch stay.",
         UserWarning,
-        stacklevel=2,
     )
     return False
 
@@ -371,7 +371,7 @@ class _LoudSink:
 
     def __call__(self, text: str) -> None:
         if text.startswith("Unable to save"):
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warn(text, UserWarning)
         self.sink(text)
 
 

@@ -54,7 +54,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     Parameters
     ----------
     lr : float, default=0.1
-        Step size of the gradient optimizers.
+        Step size of the gradient optimizers; "lbfgs" and "newton" ignore it.
 
     epochs : int, default=100
         Passes over the data; iterations of "lbfgs" and "newton". 0 leaves the initial
@@ -63,6 +63,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     batch_size : int, None or "auto", default="auto"
         Rows of a mini-batch. None: all rows. "auto": the largest power of two that is
         at most n_samples / 500, but at least 16, at most 8192 and at most n_samples.
+        "lbfgs" and "newton" ignore it and take all.
 
     optimizer : str or class, default="sgd"
         "sgd", "adam", "adamw", "rmsprop" and "adagrad" train in mini-batches, and so
@@ -70,18 +71,20 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         use all rows at once, start from zero and stop at ``tol``.
 
     momentum : float, default=0.0
-        Of ``optimizer="sgd"``; the others ignore it.
+        Of ``optimizer="sgd"``; the others ignore it. ("rmsprop" has one of its own in
+        ``optimizer_params``.)
 
     optimizer_params : dict, default=None
         Further arguments of the torch optimizer, e.g. ``{"nesterov": True}`` or
-        ``{"betas": (0.9, 0.99)}``.
+        ``{"betas": (0.9, 0.99)}``. "lbfgs" and "newton" take none.
 
     alpha : float, default=0.0
         Strength of the penalty. ``C`` of scikit-learn's ``LogisticRegression`` is
         ``1 / (alpha * sum of weights)``. The intercept is never penalised.
 
     l1_ratio : float, default=0.0
-        Share of the L1 norm in the penalty, between 0 and 1. Zeros are exact.
+        Share of the L1 norm in the penalty, between 0 and 1. Zeros are exact. Without
+        effect where ``alpha=0``.
 
     fit_intercept : bool, default=True
         Whether to fit an intercept.
@@ -101,17 +104,18 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     validation_fraction : float, default=0.1
         Stratified share of the rows that is held out when ``early_stopping=True`` and
-        ``fit`` got no ``X_val``.
+        ``fit`` got no ``X_val``; ignored otherwise.
 
     n_iter_no_change : int, default=5
-        Epochs without improvement before early stopping.
+        Epochs without improvement before early stopping, without which it is ignored.
 
     tol : float, default=1e-4
         Early stopping: the least improvement of the validation loss that counts.
-        "lbfgs" and "newton": the max-norm of the gradient at which they stop.
+        "lbfgs" and "newton": the max-norm of the gradient at which they stop. Ignored
+        by other optimizers without early stopping.
 
     shuffle : bool, default=True
-        Draw a new order of the rows each epoch.
+        Draw a new order of the rows each epoch; "lbfgs" and "newton" ignore it.
 
     warm_start : bool, default=False
         Let ``fit`` continue from the fitted coefficients, optimizer state and random
@@ -126,7 +130,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Decides the initial coefficients and the order of the rows. An int gives what a
         plain PyTorch program gives after ``torch.manual_seed``; see
         :doc:`/mathematics`. Global generators are neither read nor moved, but for None,
-        which draws a seed from NumPy's.
+        which draws a seed from NumPy's. "lbfgs" and "newton" start from zero and draw
+        only the rows that early stopping holds out.
 
     device : str or torch.device, default="auto"
         "auto" takes CUDA, XPU or MPS if present, else the CPU. A device that is named

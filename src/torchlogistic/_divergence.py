@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._objective import Coefficients, Objective
 from ._rows import Rows, view_block
+from ._warnings import warn
 
 # Losses are judged by that of a model that ignores X. A run diverged if its loss at the
 # end is so many times as large,
@@ -23,6 +23,8 @@ BEGUN, FAR = 10, 10.0
 CHECKED_ROWS = 1000
 # Of features whose standard deviations are no larger, the scale is not what is wrong.
 SCALED = 10.0
+# An lr that suits scaled features; the default.
+SUITS = 0.1
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,31 @@ class Judge:
         """Some rows, spread over all, which will do for a judgement."""
         return self.rows.every(-(-len(self.rows) // CHECKED_ROWS))
 
-    def remedy(self, others: str) -> str:
-        """What to do: to scale features that are not, or others."""
+    def remedy(self, lr: float, *, longer: bool = False) -> str:
+        """What to do: to scale features that are not, or to take shorter steps."""
         spread = self.sample.X.double().std(dim=0, correction=0)
-        if (spread <= SCALED).all():
-            return f"{others[0].upper()}{others[1:]}."
-        return (
-            "Scale the features, e.g. make_pipeline(StandardScaler(), "
-            f"TorchLogisticClassifier()), or {others}."
-        )
+        scaled = bool((spread <= SCALED).all())
+        advice = []
+        if not scaled:
+            advice.append(
+                "Scale the features, e.g. make_pipeline(StandardScaler(), "
+                "TorchLogisticClassifier())"
+            )
+        if scaled or lr > 1:
+            alpha = self.objective.alpha
+            # Of an lr of 1e5 a tenth is no better. Steps of 2 / alpha do not shrink
+            # the coefficients any more.
+            shorter = min(SUITS, lr / 10, 1 / alpha if alpha else SUITS)
+            advice.append(f"try lr={shorter:.2g}{' or a lower alpha' if alpha else ''}")
+        text = ", and ".join(advice)
+        text = f"{text[0].upper()}{text[1:]}"
+        return f"{text}, or train longer." if longer else f"{text}."
 
     def divergence(self, what: str, lr: float) -> ValueError:
         """The error that says what was found."""
-        others = f"lower lr{' or alpha' if self.objective.alpha else ''}"
         return ValueError(
-            f"Training diverged: {what} with lr={lr:g}, against {self.null_loss:.3g} "
-            f"of a model that ignores X. {self.remedy(others)}"
+            f"Training diverged with lr={lr:g}: {what}, against {self.null_loss:.3g} "
+            f"of a model that ignores X. {self.remedy(lr)}"
         )
 
     def epoch_divergence(
@@ -67,7 +78,7 @@ class Judge:
     ) -> ValueError:
         """The error for an epoch whose loss is not a number."""
         kind = "loss" if prefix == "train" else "validation loss"
-        return self.divergence(f"the mean {kind} of epoch {epoch} is {loss:.3g}", lr)
+        return self.divergence(f"in epoch {epoch} the mean {kind} became {loss:g}", lr)
 
     def check_end(
         self, coef: Coefficients, history: list[dict[str, Any]], lr: float
@@ -83,20 +94,19 @@ class Judge:
         loss = self.objective.mean_loss(block).item()
         null = self.null_loss
         if not loss <= DIVERGED * null:
-            what = f"after epoch {len(history)} the mean loss of {len(block)} rows is"
-            raise self.divergence(f"{what} {loss:.3g}", lr)
+            at = f"after epoch {len(history)}"
+            what = f"{at} the mean loss of {len(block)} rows was {loss:.3g}"
+            raise self.divergence(what, lr)
         if loss <= SUSPECT * null:
             return
         worst, epoch = max((row["train_loss"], i + 1) for i, row in enumerate(history))
         if worst > EXPLODED * null:
-            what = f"the mean loss of epoch {epoch} is {worst:.3g}"
+            what = f"in epoch {epoch}, the worst, the mean loss was {worst:.3g}"
             raise self.divergence(what, lr)
         if len(history) >= BEGUN:
-            longer = "" if loss > FAR * null else " or train longer"
-            warnings.warn(
+            warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of a model that ignores X. "
-                f"{self.remedy(f'lower lr{longer}')}",
+                f"{self.remedy(lr, longer=loss <= FAR * null)}",
                 ConvergenceWarning,
-                stacklevel=2,
             )

@@ -10,7 +10,6 @@ which is filled before each launch. After any other change the graphs are record
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from ._arrays import send
 from ._rows import Block
 from ._rules import InPlaceStep
+from ._warnings import warn
 
 Launch = Callable[[], None]
 
@@ -128,11 +128,10 @@ class GraphedSteps:
             launch = self.recorder.record(updates)
         except RuntimeError as error:
             self.recorder = None
-            warnings.warn(
+            warn(
                 f"Steps could not be recorded as a CUDA graph ({error}). They are "
                 "started one by one, which takes longer for small batches.",
                 RuntimeWarning,
-                stacklevel=2,
             )
             return None
         finally:

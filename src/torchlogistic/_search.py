@@ -329,10 +329,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     on its way. Small folds are trained side by side. With "lbfgs" and "newton" each
     candidate takes its own steps and stops on its own; those that differ in ``epochs``
     are one run. Transformers are fitted once for each fold. Other parameters cut the
-    grid into groups. What cannot be trained together is fitted one by one: estimators
-    with callbacks, optimizers without a rule of this package, a ``RandomState``
-    instance as ``random_state``; on a CUDA device "lbfgs" and "newton" as well, and on
-    other devices all.
+    grid into groups. What cannot be trained together is fitted one by one, without a
+    word; the notes below say what that is.
 
     Parameters
     ----------
@@ -393,6 +391,26 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     fit of its own, but for the rounding of another order of the same sums. Steps that
     are too long for unscaled features magnify it, as they do a last bit of X.
 
+    A candidate is fitted by itself, as by scikit-learn's search, if it has
+
+    * ``verbose``, ``warm_start`` or ``callbacks`` other than their defaults (the
+      ``verbose`` of the search does not matter);
+    * a ``RandomState`` instance as ``random_state``, in place of an int or None;
+    * callbacks of scikit-learn (``set_callbacks``) that watch the search, the pipeline
+      or one of its steps;
+    * an optimizer other than those with a name and their classes in torch: another
+      class of ``torch.optim``, or a subclass;
+    * a ``class_weight`` of zero, or ``dampening`` in ``optimizer_params`` without
+      ``momentum``;
+    * parameters that its fit refuses, whose error is then its own;
+    * "lbfgs" or "newton" on a CUDA device, or any optimizer on one that is neither CUDA
+      nor a CPU, or rows that do not fit in the memory of the device;
+    * as its estimator or final step a subclass of :class:`TorchLogisticClassifier` or
+      any other estimator, or a subclass of ``Pipeline`` around it;
+    * arguments of ``fit`` other than weights for the classifier: validation rows,
+      arguments of other steps, any of them with ``transform_input``;
+    * transformers that cannot be pickled, and so not compared.
+
     Examples
     --------
     >>> from sklearn.datasets import load_breast_cancer
@@ -418,6 +436,7 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     """Randomized search that trains its candidates together.
 
     As :class:`BatchedGridSearchCV`, for candidates that are drawn from distributions.
+    Its notes say which of them are fitted one by one.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +103,8 @@ def optimizer_arguments(
     Raises
     ------
     ValueError
-        If ``optimizer_params`` has an argument that the estimator sets.
+        If ``optimizer_params`` has an argument that the estimator sets, or one that the
+        optimizer does not take.
     """
     arguments = dict(optimizer_params or {})
     if solver.full_batch is not None:
@@ -121,6 +123,26 @@ def optimizer_arguments(
                 if name != "params"
                 else "optimizer_params must not have 'params': the estimator sets it"
             )
+    check_names(solver.torch_class, list(arguments), own)
     if solver.momentum:  # the others ignore it, as scikit-learn's estimators do
         arguments["momentum"] = momentum
     return arguments
+
+
+def check_names(optimizer: type[Optimizer], names: list[Any], own: list[str]) -> None:
+    """Raise ValueError for a name that an optimizer does not take, beside its own."""
+    # What passes arguments on does not tell their names.
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    taken = list(inspect.signature(optimizer.__init__).parameters.values())[1:]
+    if any(parameter.kind in kinds for parameter in taken):
+        return
+    valid = [parameter.name for parameter in taken if parameter.name not in own]
+    for name in names:
+        if name not in valid:
+            close = difflib.get_close_matches(str(name).lower(), valid, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            listed = ", ".join(map(repr, valid)) if valid else "none"
+            raise ValueError(
+                f"optimizer_params has {name!r}, which {optimizer.__name__} does not "
+                f"take.{hint} Valid are {listed}."
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import (
     AbstractContextManager,
@@ -27,6 +26,7 @@ from ._objective import Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
 from ._validation import Labelled, as_tensor, check_batch_size, to_rows
+from ._warnings import warn
 from ._weighting import Weighting
 
 
@@ -204,7 +204,7 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"{at}, after {n_iter} iterations. Increase epochs, scale the features "
             "(StandardScaler), or raise alpha."
         )
-    warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    warn(message, ConvergenceWarning)
 
 
 def own_callbacks(estimator: Any, *, validates: bool) -> list[Callback]:
