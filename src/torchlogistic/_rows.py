@@ -114,9 +114,9 @@ class Block:
         parts = [torch.split(t[rows], size) for t in (self.logits, self.residual)]
         scale = block_scale(size, self.y)
         blocks = []
-        start = rows.start
+        start, end, _ = rows.indices(len(self))
         for logits, residual in zip(*parts, strict=True):
-            n_rows = len(logits)
+            n_rows = min(size, end - start)
             piece = slice(start, start + n_rows)
             start += size
             X = self.X[piece]

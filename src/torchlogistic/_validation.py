@@ -204,8 +204,7 @@ def check_training_rows(
         What scikit-learn's classifiers raise, and for negative weights.
     """
     check_one_type(y, "y")
-    X, y = check_features(estimator, X, dtype, y=as_array(y), reset=reset)
-    y = column_or_1d(y, warn=True)
+    X, y = check_features(estimator, X, dtype, y=as_array(y), reset=reset)  # y is 1-D
     if y.dtype.kind not in "iub":  # those are labels of classes in any case
         check_classification_targets(y)
     if sample_weight is not None:
