@@ -107,7 +107,7 @@ def test_an_epoch_reads_nothing_back(cls, arguments, n_classes, shuffle, shared)
     rows = on_meta(make_rows(n_classes))
     run = make_solver(rows, cls, arguments, shuffle=shuffle, alpha=0.1, l1_ratio=0.5)
     if shared:
-        run.shared, run.step.gradient = True, run._shared_gradient
+        run.shared, run.step.make_gradient = True, run._share_gradient
     with OneDevice():
         for _ in range(3):
             run.epoch()
