@@ -77,7 +77,7 @@ def test_along_a_line_equals_autograd(n_classes, weighted):
     bend = torch.autograd.functional.hessian(loss, zero)
     with torch.no_grad():
         full.evaluate(coef)
-        start, change = full.block.z.copy(), full.project(coef, direction)
+        start, change = full.block.z.copy(), full.project(coef, direction.numpy())
         assert full.curvature_along(change) == pytest.approx(bend.item())
         along = full.along(start, change, 0.3)
     assert along == pytest.approx((value.item(), slope.item()))

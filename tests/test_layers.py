@@ -15,11 +15,11 @@ GROUPS = [
     ["_arrays", "_stream", "_threads", "_transfer", "_triton", "_warnings"],
     ["_rows", "_loss"],
     ["_objective", "_batches"],
-    ["_gradient", "_rules", "_orthant"],
+    ["_gradient", "_rules", "_orthant", "_pairs"],
     ["_steps", "_graphs", "_line_search"],
     ["_fullbatch"],
     ["_minibatch", "_candidates", "_lbfgs", "_newton"],
-    ["_solvers"],
+    ["_solvers", "_lockstep"],
     [
         "_validation",
         "_weighting",

@@ -63,6 +63,7 @@ class NumpyNamespace:
     multiply = staticmethod(np.multiply)
     clip = staticmethod(np.clip)
     zeros_like = staticmethod(np.zeros_like)
+    empty_like = staticmethod(np.empty_like)
 
     @staticmethod
     def product(n_axes: int) -> Any:
@@ -95,6 +96,24 @@ class NumpyNamespace:
         return array.sum(0, dtype=np.float64 if dtype == torch.float64 else None)
 
     @staticmethod
+    def widened(array: Array) -> Array:
+        """A copy in which sums over many rows add up."""
+        return array.astype(np.float64)
+
+    @staticmethod
+    def inner(a: Array, b: Array) -> Number:
+        """Sum of the products of all entries, in float64 where the device has it."""
+        if a.dtype != np.float64:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+        return np.vdot(a, b)
+
+    @staticmethod
+    def walk(start: Array, change: Array, step: float, out: Array) -> None:
+        """``start + step * change``."""
+        np.multiply(change, step, out=out)
+        out += start
+
+    @staticmethod
     def take(source: Array, index: Array, out: Array) -> None:
         """Copy rows of a source."""
         if out.flags.c_contiguous:
@@ -125,6 +144,7 @@ class TorchNamespace:
     multiply = staticmethod(torch.multiply)
     clip = staticmethod(torch.clamp)
     zeros_like = staticmethod(torch.zeros_like)
+    empty_like = staticmethod(torch.empty_like)
 
     @staticmethod
     def product(n_axes: int) -> Any:
@@ -147,9 +167,26 @@ class TorchNamespace:
         return array.sum(0, dtype=dtype)
 
     @staticmethod
+    def widened(array: Array) -> Array:
+        return array.to(accumulator(array), copy=True)
+
+    @staticmethod
+    def inner(a: Array, b: Array) -> Number:
+        return torch.sum(a * b, dtype=accumulator(a))
+
+    @staticmethod
+    def walk(start: Array, change: Array, step: float, out: Array) -> None:
+        torch.add(start, change, alpha=step, out=out)
+
+    @staticmethod
     def take(source: Array, index: Array, out: Array) -> None:
         rows = out.view(-1, *out.shape[index.dim() :])
         torch.index_select(source, 0, index.reshape(-1), out=rows)
+
+
+def accumulator(values: Tensor) -> torch.dtype:
+    """Dtype for sums over many rows: float64 where the device has it."""
+    return torch.float32 if values.is_mps else torch.float64
 
 
 # torch's operations on the CPU share their work among threads from so many entries on.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ._arrays import as_array
 from ._gradient import FullGradient
 from ._line_search import Point
 from ._objective import Coefficients, Objective
@@ -97,19 +98,27 @@ class FullBatch:
 
     def origin(self) -> Point:
         """The point from which an iteration starts; its slope is not known yet."""
-        penalty = self.objective.penalty(self.coef).item()
+        penalty = float(self.objective.penalty(self.coef))
         return Point(0.0, self.loss + penalty, float("nan"), self.loss)
 
-    def arrive(self, origin: Point, point: Point) -> bool:
-        """Take note of where an iteration ended; False if it led nowhere."""
+    def arrive(self, origin: Point, point: Point, norm: float | None = None) -> bool:
+        """Take note of where an iteration ended; False if it led nowhere.
+
+        ``norm`` is the gradient's, if it is known.
+        """
         self.loss = point.loss
-        self._measure()
+        if norm is None:
+            self._measure()
+        else:
+            self.gradient_norm = norm
         self._idle = 0 if point.value < origin.value else self._idle + 1
         return point.step > 0 and self._idle < PATIENCE
 
     def _measure(self) -> None:
-        norm = self.objective.subgradient(self.coef).abs().max().item()
-        self.gradient_norm = norm
+        gradient = self.coef.arrays.gradient
+        if self.objective.l1:
+            gradient = as_array(self.objective.subgradient(self.coef))
+        self.gradient_norm = float(abs(gradient).max())
 
     def refresh(self) -> None:
         """Notice coefficients that a callback changed since the last iteration."""

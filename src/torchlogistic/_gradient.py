@@ -9,7 +9,6 @@ depend on the number of threads, and so does the result not.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor
-from ._objective import Coefficients, Objective, accumulator
+from ._arrays import SERIAL_ENTRIES, Array, accumulator, as_tensor, namespace
+from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._threads import Team
+from ._warnings import warn
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
@@ -86,10 +86,14 @@ class PieceGradient:
             self.objective.add_l2(coef)
         if coef.fit_intercept:
             arrays.intercept_gradient[...] = intercept * block.scale
+        if len(sums) == 1:
+            return sums[0].loss
         return torch.stack([part.loss for part in sums]).sum()
 
     def each(self, items: list[S], function: Callable[[S], T]) -> list[T]:
         """Results of a function for each item, computed by the team."""
+        if len(items) == 1:
+            return [function(items[0])]
         results: list[T | None] = [None] * len(items)
 
         def work(i: int) -> None:
@@ -100,15 +104,17 @@ class PieceGradient:
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
         objective, wide = self.objective, accumulator(coef.values)
-        weight = as_array(torch.zeros_like(coef.weight, dtype=wide))
-        product = as_array(torch.empty_like(coef.weight))
+        weight, product = None, coef.xp.empty_like(coef.arrays.weight)
         for piece in on_device(group.pieces):
             objective.logits(piece, coef)
             objective.residual(piece)
             coef.product(piece.Xt, piece.r, product)
-            weight += product
+            if weight is None:
+                weight = coef.xp.widened(product)
+            else:
+                weight += product
         # Vectors at once for all pieces, since each call has its price.
-        loss = objective.loss_sum(group.rows).to(wide)
+        loss = objective.loss_sum(group.rows)
         intercept = coef.xp.sum(group.rows.r, wide)
         return Sums(loss, weight, intercept)
 
@@ -130,11 +136,10 @@ class PieceGradient:
             raise
         except Exception as error:  # Triton needs a C compiler to launch the first
             self._failed = True
-            warnings.warn(
+            warn(
                 f"Triton could not build a kernel ({type(error).__name__}: {error}). "
                 "torch's products take its place; they read X twice.",
                 RuntimeWarning,
-                stacklevel=2,
             )
             return self._sums(group, coef)
         return Sums(*total)
@@ -201,8 +206,8 @@ class FullGradient:
         self.block = block
         self._pieces = PieceGradient(objective, team)
         self.each = self._pieces.each
-        self._groups = block.groups = cut(block)
-        ends = list(accumulate(len(group.rows) for group in self._groups))
+        self.groups = block.groups = cut(block)
+        ends = list(accumulate(len(group.rows) for group in self.groups))
         starts = [0, *ends[:-1]]
         self._spans = [slice(*pair) for pair in zip(starts, ends, strict=True)]
 
@@ -217,25 +222,25 @@ class FullGradient:
 
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
         """Mean over rows of sums that a function gives for parts of the block."""
-        pairs = list(zip(self._groups, self._spans, strict=True))
+        pairs = list(zip(self.groups, self._spans, strict=True))
         parts = self._pieces.each(pairs, lambda pair: function(pair[0].rows, pair[1]))
         return sum(parts[1:], parts[0]) / len(self.block)
 
-    def project(self, coef: Coefficients, direction: Tensor) -> Array:
+    def project(self, coef: Coefficients, direction: Array) -> Array:
         """Change of the logits for a direction of the coefficients."""
         change = coef.xp.zeros_like(self.block.z)
-        along, n = as_array(direction), coef.n_features
+        n = coef.n_features
 
         def project(group: Group, span: slice) -> None:
             out = change[span]
             start = 0
             for piece in on_device(group.pieces):
-                coef.product(piece.X, along[:n], out[start : start + len(piece)])
+                coef.product(piece.X, direction[:n], out[start : start + len(piece)])
                 start += len(piece)
             if coef.fit_intercept:
-                out += along[n:]
+                out += direction[n:]
 
-        tasks = zip(self._groups, self._spans, strict=True)
+        tasks = zip(self.groups, self._spans, strict=True)
         self._pieces.team.run([partial(project, *pair) for pair in tasks])
         return change
 
@@ -244,16 +249,14 @@ class FullGradient:
 
         Leaves logits and residuals in the block.
         """
-        wide = accumulator(self.block.logits)
+        wide, xp = accumulator(self.block.logits), namespace(self.block.logits)
 
         def sums(rows: Block, span: slice) -> Tensor:
-            rows.z[...] = step * change[span]
-            z = rows.z
-            z += start[span]
+            xp.walk(start[span], change[span], step, rows.z)
             loss = self.objective.loss_sum(rows)
             self.objective.residual(rows)
             slope = torch.sum(rows.residual * as_tensor(change[span]), dtype=wide)
-            return torch.stack([loss.to(wide), slope])
+            return torch.stack([loss, slope])
 
         loss, slope = self._sum(sums).tolist()
         return loss, slope

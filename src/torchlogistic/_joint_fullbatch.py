@@ -1,10 +1,11 @@
 """Fit classifiers on folds in full batches: one run for each fold and objective.
 
-What is shared is what surrounds the iterations, and the iterations of classifiers that
-differ in ``epochs``. The runs come one after the other: each has its own steps and its
-own end, to the bit those of a single fit. Products for all at once would add up in
-another order, and on badly scaled rows "lbfgs" magnifies that until other candidates
-win. Only one run at a time has logits and a Hessian in memory.
+Classifiers that differ in ``epochs`` are moments of one run. Each run has its own steps
+and its own end, to the bit those of a single fit: on badly scaled rows "lbfgs"
+magnifies any rounding until other candidates win. Where the rows are few and there is
+no L1 penalty, the runs of "lbfgs" go on in lockstep, as an iteration costs more calls
+than it computes. Else they come one after the other, and only one at a time has logits
+and a Hessian in memory.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
+from ._arrays import SERIAL_ENTRIES
 from ._callbacks import StopEarly
 from ._classifier import TorchLogisticClassifier
 from ._folds import Ending, Outcome, Prepared, objective_of, weighting_of
 from ._gradient import write_logits
+from ._lbfgs import LBFGS
+from ._lockstep import Lockstep
 from ._loss import make_loss
 from ._objective import Objective, allocate_coefficients
 from ._rows import view_block
@@ -27,6 +32,9 @@ from ._threads import Team
 from ._training import warn_if_short
 from ._validation import to_rows
 from ._weighting import Weighting
+
+# Of the logits of all models in lockstep: torch shares no call on them among threads.
+LOCKSTEP_ENTRIES = SERIAL_ENTRIES
 
 
 class JointFullBatch:
@@ -49,22 +57,62 @@ class JointFullBatch:
         found = []
         for fold in self.folds:
             outcomes: dict[int, Outcome] = {}
-            for members in self.runs.values():
-                outcomes.update(self._run(members, fold))
+            for part in self._parts(fold):
+                self._train(part, fold, outcomes)
             found.append([outcomes[i] for i in range(len(self.classifiers))])
         return found
 
-    def _run(self, members: list[int], fold: Prepared) -> dict[int, Outcome]:
-        """Outcomes of the classifiers whose objective is the same."""
-        found: dict[int, Outcome] = {}
-        try:
-            run = Run(self.classifiers[members[0]], fold, self.team)
-            for i in members:
-                run.advance(self.classifiers[i].epochs)
-                found[i] = run.outcome(self.classifiers[i])
-        except Exception as error:  # one that all have who are not there yet
-            found.update({i: error for i in members if i not in found})
-        return found
+    def _parts(self, fold: Prepared) -> list[list[list[int]]]:
+        """The members of the runs, by which of them go on in lockstep."""
+        clf, members = self.classifiers[0], list(self.runs.values())
+        n_outputs = make_loss(len(fold.classes)).n_outputs
+        size = LOCKSTEP_ENTRIES // (len(fold.rows.y) * n_outputs)
+        together = find_solver(clf.optimizer).full_batch is LBFGS and size > 1
+        smooth = [m for m in members if not objective_of(self.classifiers[m[0]]).l1]
+        if not together or len(smooth) == 1:
+            smooth = []
+        parts = [[m] for m in members if m not in smooth]
+        starts = range(0, len(smooth), size)
+        return parts + [smooth[start : start + size] for start in starts]
+
+    def _train(
+        self, part: list[list[int]], fold: Prepared, found: dict[int, Outcome]
+    ) -> None:
+        """Find the outcomes of runs."""
+        runs = []
+        for members in part:
+            waiting = [(i, self.classifiers[i]) for i in members]
+            try:
+                runs.append(Run(waiting, fold, self.team))
+            except Exception as error:
+                found.update(dict.fromkeys(members, error))
+        if len(runs) > 1:
+            advance_together(runs, found)
+        else:
+            for run in runs:
+                run.advance(found)
+
+
+def advance_together(runs: list[Run], found: dict[int, Outcome]) -> None:
+    """Train runs of "lbfgs" in lockstep to their ends."""
+    for run in runs:
+        run.give(found)
+    runs = [run for run in runs if run.waiting]
+    if not runs:
+        return
+    start = time.perf_counter()
+    lockstep = Lockstep([cast("LBFGS", run.solver) for run in runs])
+    while runs:
+        lockstep.epoch()
+        seconds = (time.perf_counter() - start) / len(runs)
+        start = time.perf_counter()
+        for run in runs:
+            run.look(seconds)
+            run.give(found)
+        going = [run for run in runs if run.waiting]
+        if len(going) < len(runs):
+            runs = going
+            lockstep.keep([cast("LBFGS", run.solver) for run in runs])
 
 
 class Run:
@@ -72,15 +120,20 @@ class Run:
 
     Parameters
     ----------
-    clf : TorchLogisticClassifier
-        With the objective.
+    members : list of (int, TorchLogisticClassifier)
+        Classifiers with its objective, that differ in ``epochs``, by the least first.
     fold : Prepared
     team : Team
     """
 
     def __init__(
-        self, clf: TorchLogisticClassifier, fold: Prepared, team: Team
+        self,
+        members: list[tuple[int, TorchLogisticClassifier]],
+        fold: Prepared,
+        team: Team,
     ) -> None:
+        self.waiting = members  # for their outcomes
+        clf = members[0][1]
         self.fold = fold
         self.weighting: Weighting = weighting_of(clf, fold)
         self.loss = make_loss(len(fold.classes))
@@ -117,19 +170,38 @@ class Run:
     def stopped_early(self) -> bool:
         return self.watch is not None and self.watch.asks_to_stop
 
-    def advance(self, epochs: int) -> None:
-        """Go on until there were so many epochs, unless the run ends before."""
-        coef, objective = self.solver.coef, self.solver.objective
-        while len(self.seconds) < epochs and not self.ended:
-            start = time.perf_counter()
-            self.solver.epoch()
-            self.curves["train"].append(self.solver.loss)
-            if self.watch is not None:
-                write_logits(objective, self.held, coef)
-                loss = objective.mean_loss(self.held).item()
-                self.curves["valid"].append(loss)
-                self.watch.compare(coef.values, loss)
-            self.seconds.append(time.perf_counter() - start)
+    def advance(self, found: dict[int, Outcome]) -> None:
+        """Train until all members have their outcomes."""
+        try:
+            self.give(found)
+            while self.waiting:
+                start = time.perf_counter()
+                self.solver.epoch()
+                self.look(time.perf_counter() - start)
+                self.give(found)
+        except Exception as error:  # one that all have who are not there yet
+            found.update({i: error for i, _ in self.waiting})
+
+    def look(self, seconds: float) -> None:
+        """Take note of an epoch."""
+        self.curves["train"].append(self.solver.loss)
+        if self.watch is not None:
+            start, coef = time.perf_counter(), self.solver.coef
+            write_logits(self.solver.objective, self.held, coef)
+            loss = self.solver.objective.mean_loss(self.held).item()
+            self.curves["valid"].append(loss)
+            self.watch.compare(coef.values, loss)
+            seconds += time.perf_counter() - start
+        self.seconds.append(seconds)
+
+    def give(self, found: dict[int, Outcome]) -> None:
+        """Find the outcomes of members whose last epoch this was: all at the end."""
+        while self.waiting:
+            i, clf = self.waiting[0]
+            if clf.epochs > len(self.seconds) and not self.ended:
+                return
+            found[i] = self.outcome(clf)
+            del self.waiting[0]
 
     def outcome(self, clf: TorchLogisticClassifier) -> Outcome:
         """What a classifier is whose last epoch this was."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import torch
-from torch import Tensor
 
-from ._arrays import Array, Number, as_array
+from ._arrays import Array, as_array, as_tensor
 from ._fullbatch import FullBatch
 from ._line_search import (
     MAX_TRIALS,
@@ -16,8 +13,7 @@ from ._line_search import (
     Point,
     wolfe_step,
 )
-
-MEMORY = 10
+from ._pairs import Pairs
 
 
 class LBFGS(FullBatch):
@@ -34,69 +30,66 @@ class LBFGS(FullBatch):
     """
 
     def reset(self) -> None:
-        # Steps and changes of the gradient, each in one row, and their 1 / (s @ y).
-        self.pairs: deque[tuple[Array, Array, Number]] = deque(maxlen=MEMORY)
+        self.pairs = Pairs(self.coef.arrays.values.reshape(1, -1))
 
     def iterate(self) -> bool:
         # 1. The direction, downhill.
         coef = self.coef
-        gradient = coef.gradient.clone()
-        subgradient = self.objective.subgradient(coef)
-        direction = self._two_loops(subgradient).neg_()
+        values, gradient = coef.arrays.values, coef.arrays.gradient + 0
+        subgradient = gradient
+        if self.objective.l1:
+            subgradient = as_array(self.objective.subgradient(coef))
+        direction = self.pairs.multiply(subgradient.reshape(1, -1))
+        direction *= -1
+        direction = direction.reshape(values.shape)
         if self.objective.l1:
             # Coordinates that the quasi-Newton direction would take uphill stay.
-            direction[: coef.n_features].masked_fill_(
-                (direction * subgradient)[: coef.n_features] >= 0, 0.0
-            )
-        line = Line(self.full, coef, direction)
+            uphill = direction * subgradient >= 0
+            uphill[coef.n_features :] = False
+            direction[uphill] = 0
+
+        # 2. The step along it.
+        before, fresh = values + 0, not self.pairs.known[0]
+        origin, point = self.search(direction, subgradient, fresh=fresh)
+        if point.step == 0.0:
+            if fresh:
+                return False  # there is nothing left to try
+            self.pairs.forget(0)
+            return self.iterate()
+
+        # 3. What it tells of the curvature.
+        moved, bent = values - before, coef.arrays.gradient - gradient
+        self.pairs.add(moved.reshape(1, -1), bent.reshape(1, -1))
+        return self.arrive(origin, point)
+
+    def search(
+        self, direction: Array, subgradient: Array, *, fresh: bool
+    ) -> tuple[Point, Point]:
+        """Take a step along a direction.
+
+        Parameters
+        ----------
+        direction, subgradient : Array of the shape of the coefficients
+        fresh : bool
+            Whether there are no pairs: the direction is the gradient, of any length.
+
+        Returns
+        -------
+        origin, point : Point
+            Where it starts and ends: at step zero if nothing lowers the objective.
+        """
+        line = Line(self.full, self.coef, direction)
         origin = self.origin()
         origin.slope = line.slope(subgradient)
         if origin.slope >= 0:  # rounding has spoilt the pairs
-            return self._restart()
-        # Without pairs the direction is the gradient, of any length.
-        first = 1.0 if self.pairs else line.model_step(origin.slope)
-
-        # 2. The step along it.
+            return origin, origin
+        first = line.model_step(origin.slope) if fresh else 1.0
         if self.objective.l1:
-            point = self._orthant_step(line, origin, subgradient, first)
-        else:
-            point = wolfe_step(line, origin, first=first, precision=self.precision)
-        if point.step == 0.0:
-            return self._restart()
-
-        # 3. What it tells of the curvature.
-        moved, bent = coef.values - line.before, coef.gradient - gradient
-        s, y = (as_array(change.view(-1)) for change in (moved, bent))
-        sy = s @ y
-        if sy > 0:
-            self.pairs.append((s, y, 1 / sy))
-        return self.arrive(origin, point)
-
-    def _restart(self) -> bool:
-        """Forget the pairs; without any, there is nothing left to try."""
-        if not self.pairs:
-            return False
-        self.reset()
-        return self.iterate()
-
-    def _two_loops(self, gradient: Tensor) -> Tensor:
-        """Approximate inverse Hessian times gradient: (n_features [+ 1], ...)."""
-        direction = gradient.clone()
-        q = as_array(direction.view(-1))
-        shares = []
-        for s, y, rho in reversed(self.pairs):
-            share = rho * (s @ q)
-            q -= share * y
-            shares.append(share)
-        if self.pairs:
-            s, y, rho = self.pairs[-1]
-            q /= rho * (y @ y)
-        for (s, y, rho), share in zip(self.pairs, reversed(shares), strict=True):
-            q += (share - rho * (y @ q)) * s
-        return direction
+            return origin, self._orthant_step(line, origin, subgradient, first)
+        return origin, wolfe_step(line, origin, first=first, precision=self.precision)
 
     def _orthant_step(
-        self, line: Line, origin: Point, subgradient: Tensor, first: float
+        self, line: Line, origin: Point, subgradient: Array, first: float
     ) -> Point:
         """Halve the step until it lowers the objective; weights do not change sign.
 
@@ -104,16 +97,16 @@ class LBFGS(FullBatch):
         """
         weight = self.coef.weight
         n = self.coef.n_features
-        before = line.before[:n]
-        sign = torch.where(before != 0, before.sign(), -subgradient[:n].sign())
+        before, downhill = as_tensor(line.before)[:n], -as_tensor(subgradient)[:n]
+        sign = torch.where(before != 0, before.sign(), downhill.sign())
         step = first
         for _ in range(MAX_TRIALS):
             line.move(step)
             weight.masked_fill_(weight.sign() != sign, 0.0)
             loss = self.full.evaluate(self.coef)
-            value = loss + self.objective.penalty(self.coef).item()
-            moved = self.coef.values - line.before
-            fall = torch.sum(moved * subgradient, dtype=line.wide).item()
+            value = loss + float(self.objective.penalty(self.coef))
+            moved = self.coef.arrays.values - line.before
+            fall = float(self.coef.xp.inner(moved, subgradient))
             slack = self.precision * abs(origin.value)
             if value <= origin.value + SUFFICIENT_DECREASE * fall + slack:
                 return Point(step, value, fall, loss)

@@ -11,12 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ._arrays import Array
 from ._gradient import FullGradient
-from ._objective import Coefficients, accumulator
+from ._objective import Coefficients
 
 SUFFICIENT_DECREASE = 1e-4  # c1 and c2 of Nocedal and Wright
 CURVATURE = 0.9
@@ -41,55 +38,70 @@ class Line:
     full : FullGradient
         Its block holds the logits at ``coef``.
     coef : Coefficients
-    direction : Tensor
+    direction : Array
         Of the shape of the coefficients.
     """
 
     def __init__(
-        self, full: FullGradient, coef: Coefficients, direction: Tensor
+        self, full: FullGradient, coef: Coefficients, direction: Array
     ) -> None:
         self.full = full
         self.coef = coef
         self.direction = direction
-        self.wide = accumulator(coef.values)
-        self.before = coef.values.clone()
-        self.start = full.block.z + 0  # a copy, of either kind of array
+        self.before = coef.arrays.values + 0  # a copy, of either kind of array
+        self.start = full.block.z + 0
         self.change: Array | None = None  # of the logits, for a step of one
+        self.reached = 0.0  # the step whose logits stand in the block
 
-    def slope(self, gradient: Tensor) -> float:
+    def slope(self, gradient: Array) -> float:
         """Slope along the line of a function with a gradient."""
-        return torch.sum(gradient * self.direction, dtype=self.wide).item()
+        return float(self.coef.xp.inner(gradient, self.direction))
 
     def model_step(self, slope: float) -> float:
         """The step to the minimum of the quadratic model, for a product with X."""
         self.change = self.full.project(self.coef, self.direction)
         bend = self.full.curvature_along(self.change)
         weight = self.direction[: self.coef.n_features]
-        bend += self.full.objective.l2 * weight.square().sum().item()
+        bend += self.full.objective.l2 * float(self.coef.xp.inner(weight, weight))
         return -slope / bend if bend > 0 and math.isfinite(bend) else 1.0
 
     def move(self, step: float) -> None:
-        torch.add(self.before, self.direction, alpha=step, out=self.coef.values)
+        values = self.coef.arrays.values
+        self.coef.xp.walk(self.before, self.direction, step, values)
 
     def jump(self, step: float) -> Point:
         """Move to a step and evaluate there, gradient included: a pass over X."""
         self.move(step)
         loss = self.full.evaluate(self.coef)
-        value = loss + self.full.objective.penalty(self.coef).item()
-        if step > 0 and self.change is None:
-            self.change = (self.full.block.z - self.start) / step
-        return Point(step, value, self.slope(self.coef.gradient), loss)
+        value = loss + float(self.full.objective.penalty(self.coef))
+        self.reached = step
+        return Point(step, value, self.slope(self.coef.arrays.gradient), loss)
 
     def at(self, step: float) -> Point:
         """Evaluate at a step, after a first jump, without reading X."""
-        objective = self.full.objective
+        objective, coef = self.full.objective, self.coef
+        if self.change is None:
+            self.change = (self.full.block.z - self.start) / self.reached
         loss, slope = self.full.along(self.start, self.change, step)
         self.move(step)
-        weight = self.coef.weight
-        direction = self.direction[: self.coef.n_features]
-        bend = torch.sum(weight * direction, dtype=self.wide).item()
-        value = loss + objective.penalty(self.coef).item()
+        bend = coef.xp.inner(coef.arrays.weight, self.direction[: coef.n_features])
+        bend = float(bend)
+        value = loss + float(objective.penalty(coef))
         return Point(step, value, slope + objective.l2 * bend, loss)
+
+
+def has_fallen(origin: Point, point: Point, precision: float) -> bool:
+    """Whether the value is as low as the first of Wolfe's conditions asks for.
+
+    Differences below ``precision`` times the value are rounding.
+    """
+    decrease = SUFFICIENT_DECREASE * point.step * origin.slope
+    return point.value <= origin.value + decrease + precision * abs(origin.value)
+
+
+def has_levelled(origin: Point, point: Point) -> bool:
+    """Whether the slope is as small as the second, strong one asks for."""
+    return abs(point.slope) <= -CURVATURE * origin.slope
 
 
 def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> Point:
@@ -124,10 +136,8 @@ def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> 
     point = line.jump(first)
     evaluate = line.at if math.isfinite(point.value) else line.jump
     for trial in range(MAX_TRIALS):
-        slack = precision * abs(origin.value)
-        decrease = SUFFICIENT_DECREASE * point.step * origin.slope
-        fell = point.value <= origin.value + decrease + slack
-        if fell and abs(point.slope) <= -CURVATURE * origin.slope:
+        fell = has_fallen(origin, point, precision)
+        if fell and has_levelled(origin, point):
             return point if trial == 0 else line.jump(point.step)
         # A value that is not a number is too far, too.
         if fell and point.slope < 0:
@@ -159,10 +169,8 @@ def armijo_step(line: Line, origin: Point, *, precision: float) -> Point:
     """
     point = line.jump(1.0)
     evaluate = line.at if math.isfinite(point.value) else line.jump
-    slack = precision * abs(origin.value)
     for trial in range(MAX_TRIALS):
-        decrease = SUFFICIENT_DECREASE * point.step * origin.slope
-        if point.value <= origin.value + decrease + slack:
+        if has_fallen(origin, point, precision):
             return point if trial == 0 else line.jump(point.step)
         point = evaluate(point.step / 2)
     return line.jump(0.0)

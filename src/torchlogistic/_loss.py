@@ -67,10 +67,10 @@ class BinaryCrossEntropy:
         """Turn targets back into labels."""
         return y.to(torch.int64)
 
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
+    def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
         # As y is 0 or 1, softplus(z) - y * z is softplus of z or of -z, which loses no
         # digits to a difference. Beyond the threshold softplus(z) is z to the last bit.
-        return F.softplus(torch.addcmul(z, y, z, value=-2), threshold=40)
+        return F.softplus(torch.addcmul(z, y, z, value=-2, out=room), threshold=40)
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sigmoid(z, out=out)
@@ -115,7 +115,7 @@ class CategoricalCrossEntropy:
     def labels(self, y: Tensor) -> Tensor:
         return y.argmax(dim=1)
 
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
+    def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
         return logsumexp(z) - (z * y).sum(dim=-1)
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._arrays import (
+    accumulator,
     as_array,
     as_tensor,
     solve_definite,
@@ -16,7 +17,7 @@ from ._arrays import (
 from ._fullbatch import FullBatch
 from ._gradient import on_device
 from ._line_search import Line, armijo_step, wolfe_step
-from ._objective import Coefficients, Objective, accumulator
+from ._objective import Coefficients, Objective
 from ._orthant import minimise_quadratic
 from ._rows import Block
 from ._threads import Team
@@ -108,12 +109,13 @@ class Newton(FullBatch):
             # no penalty decides.
             free = step[coef.n_features if self.objective.l2 else 0 :]
             free -= free.mean(dim=1, keepdim=True)
-        line = Line(self.full, coef, step.to(coef.values.dtype))
+        direction = step.to(coef.values.dtype)
+        line = Line(self.full, coef, as_array(direction))
         origin = self.origin()
-        origin.slope = line.slope(coef.gradient)
+        origin.slope = line.slope(coef.arrays.gradient)
         if l1:
             n = coef.n_features
-            norms = (coef.weight + line.direction[:n]).abs() - coef.weight.abs()
+            norms = (coef.weight + direction[:n]).abs() - coef.weight.abs()
             origin.slope += l1 * norms.sum().item()
         if origin.slope >= 0:
             return self._take_all_rows()

@@ -60,6 +60,8 @@ from torch import Tensor
 from ._arrays import (
     SERIAL_ENTRIES,
     Array,
+    Number,
+    accumulator,
     as_array,
     as_tensor,
     namespace,
@@ -159,11 +161,6 @@ def allocate_coefficients(
     shape = (length,) if n_outputs == 1 else (length, n_outputs)
     values = torch.zeros(shape, dtype=rows.X.dtype, device=rows.device)
     return Coefficients(values, fit_intercept=fit_intercept)
-
-
-def accumulator(values: Tensor) -> torch.dtype:
-    """Dtype for sums over many rows: float64 where the device has it."""
-    return torch.float32 if values.is_mps else torch.float64
 
 
 @dataclass(frozen=True)
@@ -278,11 +275,14 @@ class Objective:
         """Their mean: ()."""
         return self.loss_sum(block) / len(block)
 
-    def penalty(self, coef: Coefficients) -> Tensor:
-        """Value of the penalty, as exact as the sum of the losses: ()."""
-        w = coef.weight.to(accumulator(coef.values))
-        value = self.l2 / 2 * w.square().sum()
-        return value + self.l1 * w.abs().sum() if self.l1 else value
+    def penalty(self, coef: Coefficients) -> Number:
+        """Value of the penalty, as exact as the sum of the losses."""
+        w = coef.arrays.weight
+        value = self.l2 / 2 * coef.xp.inner(w, w)
+        if self.l1:
+            norm = coef.xp.sum(abs(w).reshape(-1), accumulator(coef.values))
+            value = value + self.l1 * norm
+        return value
 
     def subgradient(self, coef: Coefficients) -> Tensor:
         """The subgradient of least norm, given the gradient of the smooth part.
