@@ -80,8 +80,9 @@ def test_a_task_that_nobody_has_begun_is_not_waited_for():
     assert done == [0, 1, 2]  # all by this thread, as the other is busy
     gate.release()
     busy()
-    with pytest.raises(ZeroDivisionError, match="by zero"):
-        team.begin([lambda: 1 // 0])()
+    for helpers in (0, 1):
+        with pytest.raises(ZeroDivisionError, match="by zero"):
+            team.begin([lambda: 1 // 0], helpers)()
 
 
 def test_threads_end_with_the_team():

@@ -68,7 +68,7 @@ class Copier:
         targets = self._targets(block)
         if isinstance(rows, slice):
             return [partial(self._copy, rows, targets)]
-        if not isinstance(block.X, np.ndarray):
+        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= TASK_BYTES:
             return [partial(self._gather, rows, targets)]
         step = -(-len(block) // -(-block.X.nbytes // TASK_BYTES))
         pieces = [slice(i, i + step) for i in range(0, len(block), step)]
@@ -312,11 +312,13 @@ class Batches:
         return room.full if whole else room.last
 
     def _permutation(self, seed: int) -> Array:
-        if self._drawn is not None and self._drawn[0] == seed:
-            _, complete, found = self._drawn
-            complete()
-            order = found[0]
-        else:
+        order = None
+        if self._drawn is not None:
+            drawn_seed, complete, found = self._drawn
+            complete()  # the stream draws one at a time
+            if drawn_seed == seed:
+                order = found[0]
+        if order is None:
             order = self.stream.permutation(self.n_rows, seed)
         self._drawn = None
         self.epochs -= 1

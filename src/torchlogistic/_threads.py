@@ -60,10 +60,12 @@ class Team:
             How many other threads to ask; by default as many as can have a task while
             this thread has one, too.
         """
-        todo, done = deque(tasks), SimpleQueue[BaseException | None]()
         if helpers is None:
             helpers = len(tasks) - 1
         helpers = min(self.size - 1, helpers)
+        if helpers == 0:  # of a small batch, whose epochs would notice the queues
+            return partial(_run_in_turn, tasks)
+        todo, done = deque(tasks), SimpleQueue[BaseException | None]()
         self._hire(helpers)
         for inbox in self._inboxes[:helpers]:
             inbox.put(partial(_run_all, todo, done))
@@ -101,6 +103,11 @@ class Team:
     def __del__(self) -> None:
         for inbox in self._inboxes:
             inbox.put(None)
+
+
+def _run_in_turn(tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        task()
 
 
 def _run_all(todo: deque[Task], done: SimpleQueue[BaseException | None]) -> None:
