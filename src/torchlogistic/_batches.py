@@ -197,7 +197,7 @@ class Batches:
         self.in_pieces = rows.transfer is not None and batch_size == n_rows
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
-        self.epochs = epochs
+        self._epochs_left = epochs
         self._drawn: tuple[int, Task, list[Tensor]] | None = None
         # Whether another thread copies what comes next. Larger batches, whose gradient
         # threads share, are copied by all of them.
@@ -263,10 +263,7 @@ class Batches:
 
         def begin(i: int) -> tuple[Chunk, Task]:
             chunk = self._chunk(rooms[i % len(rooms)], starts[i])
-            source = slice(starts[i], starts[i] + len(chunk.span))
-            tasks = self.copier.tasks(
-                source if order is None else order[source], chunk.span
-            )
+            tasks = self.copier.tasks(self._rows(order, starts[i]), chunk.span)
             return chunk, self.copier.team.begin(tasks, 1 if ahead else None)
 
         try:
@@ -291,13 +288,9 @@ class Batches:
 
         def collect(start: int) -> Fill[Lane]:
             def fill(lane: Lane) -> int:
-                stop = min(start + self._starts.step, self.n_rows)
-                host = lane.source[0 : stop - start]
-                if order is None:
-                    self.copier.copy(slice(start, stop), host)
-                else:
-                    self.copier.copy(order[start:stop], host)
-                return stop - start
+                n_rows = len(self._chunk(lane.room, start).span)
+                self.copier.copy(self._rows(order, start), lane.source[0:n_rows])
+                return n_rows
 
             return fill
 
@@ -306,6 +299,11 @@ class Batches:
         for start, lane in zip(self._starts, arrived, strict=True):
             chunk = self._chunk(lane.room, start)
             yield chunk.batches, chunk.span
+
+    def _rows(self, order: Array | None, start: int) -> slice | Array:
+        """The rows of a chunk: consecutive ones, or those that the order names."""
+        rows = slice(start, min(start + self._starts.step, self.n_rows))
+        return rows if order is None else order[rows]
 
     def _chunk(self, room: Room, start: int) -> Chunk:
         whole = start + self._starts.step <= self.n_rows
@@ -321,12 +319,12 @@ class Batches:
         if order is None:
             order = self.stream.permutation(self.n_rows, seed)
         self._drawn = None
-        self.epochs -= 1
+        self._epochs_left -= 1
         return as_array(send(order, self.device))
 
     def _draw_ahead(self) -> None:
         """Let another thread draw the order of the next epoch, if there is one."""
-        if not (self.ahead and self.shuffle and self.epochs > 0):
+        if not (self.ahead and self.shuffle and self._epochs_left > 0):
             return
         seed, found = self.stream.next_seed(), []
 

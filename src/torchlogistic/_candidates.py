@@ -36,7 +36,7 @@ from ._rules import InPlaceStep, Segment
 from ._stream import RandomStream
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache, and on
-# a device as in ``_rows``.
+# a device as in ``_batches``.
 BUFFER_BYTES = {"cpu": 2**20, "cuda": CHUNK_BYTES["cuda"]}
 
 
