@@ -1,6 +1,8 @@
 """The order of the rows, and the buffers they pass through."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchlogistic import _batches
-from torchlogistic._batches import Batches
+from torchlogistic._batches import Batches, Copier
 from torchlogistic._rows import Rows
 from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
@@ -128,6 +130,38 @@ def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
     batches.stream = RandomStream(stream.seed)  # where a callback may have put it
     for epoch in expected:
         assert visited(batches) == epoch
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("own", [True, False], ids=["this thread", "the other"])
+def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for_again(
+    chunk, own, monkeypatch
+):
+    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(_batches, "TASK_BYTES", 3 * 8 * 8)
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
+    batches = make_batches(make_rows(200), 16, epochs=3)
+    gather, main, ended = Copier._gather, [], []
+
+    def fail(self, index, targets):
+        gather(self, index, targets)
+        if (threading.get_ident() in main) == own and len(ended) >= chunk:
+            raise KeyboardInterrupt
+        time.sleep(0.005)  # for the other thread, which has yet to start
+
+    def visit():
+        main.append(threading.get_ident())
+        with pytest.raises(KeyboardInterrupt):
+            for chunk in batches:
+                ended.append(chunk)
+        ended.append("interrupted")
+
+    monkeypatch.setattr(Copier, "_gather", fail)
+    thread = threading.Thread(target=visit, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert ended[-1] == "interrupted"
+    assert batches._drawn is None  # no thread is left at work
 
 
 def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():

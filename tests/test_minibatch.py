@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, RMSprop
+from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, RMSprop
 
+from torchlogistic import _batches, _minibatch
 from torchlogistic._batches import Batches
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
@@ -23,6 +24,7 @@ OPTIMIZERS = {
     "rmsprop": (RMSprop, {"momentum": 0.5, "centered": True}),
     "adagrad": (Adagrad, {"lr_decay": 0.1}),
     "of torch": (Adamax, {}),
+    "with a closure": (LBFGS, {"max_iter": 3}),
 }
 
 
@@ -113,3 +115,21 @@ def test_loss_is_the_mean_over_rows(n_classes, batch_size):
     z = X @ run.coef.weight + run.coef.intercept
     expected = (weight * run.objective.loss.value(z, y)).mean()
     assert run.loss == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_loss_of_an_optimizer_with_a_closure_is_that_before_its_steps(
+    shared, monkeypatch
+):
+    if shared:  # which asks for batches that do not fit in a chunk, and stay in place
+        monkeypatch.setattr(_minibatch, "SHARED_BYTES", 1)
+        monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 1)
+    mini = solver(batch_size=40, optimizer="with a closure", lr=1.0)
+    expected = []
+    for _ in range(3):
+        (block,) = mini.batches.rooms[0].full.batches
+        mini.objective.logits(block, mini.coef)
+        expected.append(mini.objective.mean_loss(block).item())
+        mini.epoch()
+        assert mini.loss == pytest.approx(expected[-1], rel=1e-12)
+    assert expected == sorted(expected, reverse=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
 
 from torchlogistic import TorchLogisticClassifier, _newton
 from torchlogistic._loss import make_loss
@@ -98,6 +99,17 @@ def test_a_part_of_many_rows_leads_to_the_same_optimum(
     full = clf.fit(X, y, weight)
     np.testing.assert_allclose(sampled.coef_, full.coef_, rtol=1e-7)
     np.testing.assert_allclose(sampled.intercept_, full.intercept_, rtol=1e-7)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+def test_features_of_any_scale_with_an_l1_penalty(l1_ratio):
+    X, y = load_breast_cancer(return_X_y=True)  # from 0.003 to 570 on average
+    clf = TorchLogisticClassifier(
+        optimizer="newton", alpha=0.01, l1_ratio=l1_ratio, epochs=20, device="cpu"
+    )
+    clf.fit(X, y)  # without a warning
+    assert clf.n_iter_ < 15
+    assert 0 < (clf.coef_ != 0).sum() < 10
 
 
 def test_takes_all_rows_where_a_part_misleads(monkeypatch):

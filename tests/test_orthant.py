@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from torchlogistic import _orthant
+from torchlogistic._arrays import solve_definite
 from torchlogistic._orthant import minimise_quadratic
 
 
@@ -48,12 +49,42 @@ def test_all_coordinates_at_zero():
     assert u.tolist() == [0, 0, 0]
 
 
-def test_known_signs_are_tried_first(monkeypatch):
-    """Where they are those of the minimum, no gradient step is needed."""
+def test_known_signs_need_one_system(monkeypatch):
     H, gradient, start = problem(5, seed=0)
     l1 = torch.full_like(start, 0.1)
     best = minimise_quadratic(H, gradient, start, l1, tol=1e-10)
     moved = gradient + H @ (best - start)
-    monkeypatch.setattr(_orthant, "_largest_eigenvalue", None)
+    moved[0] += 1e-6  # not enough for another sign
+    systems = []
+
+    def solve(*args):
+        systems.append(args)
+        return solve_definite(*args)
+
+    monkeypatch.setattr(_orthant, "solve_definite", solve)
     again = minimise_quadratic(H, moved, best, l1, tol=1e-10)
-    torch.testing.assert_close(again, best)
+    assert len(systems) == 1
+    torch.testing.assert_close(again, best, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scale_of_the_coordinates_does_not_matter(seed):
+    H, gradient, start = problem(40, seed)
+    l1 = torch.full_like(start, 0.3)
+    expected = minimise_quadratic(H, gradient, start, l1, tol=1e-12)
+    scale = torch.logspace(-4, 4, 40, dtype=torch.float64)[torch.arange(40) * 7 % 40]
+    scaled = (scale[:, None] * H * scale, scale * gradient, start / scale, scale * l1)
+    u = minimise_quadratic(*scaled, tol=1e-9)
+    assert 0 < int((u == 0).sum()) < 40
+    torch.testing.assert_close(u * scale, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_repeated_coordinates_share_a_value():
+    """A singular matrix, whose system asks for a raised diagonal."""
+    H, gradient, start = problem(6, seed=1)
+    repeat = torch.arange(6).repeat(2)
+    twice = (H[repeat[:, None], repeat], gradient[repeat], start[repeat] / 2)
+    l1 = torch.full_like(twice[2], 0.2)
+    u = minimise_quadratic(*twice, l1, tol=1e-8)
+    expected = minimise_quadratic(H, gradient, start, l1[:6], tol=1e-8)
+    torch.testing.assert_close(u[:6] + u[6:], expected, atol=1e-6, rtol=0)

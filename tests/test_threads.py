@@ -55,12 +55,26 @@ def test_a_team_keeps_to_the_limit_of_a_worker():
 def test_work_ahead(size):
     team, done = Team(size), []
     tasks = [lambda i=i: done.append(i) for i in range(4)]
-    assert list(team.ahead(range(5), tasks)) == list(range(5))
-    wait_until(lambda: done == ([] if size == 1 else list(range(4))))
+    for i, item in enumerate(team.ahead(range(5), tasks)):
+        assert item == i
+        expected = [] if size == 1 else list(range(min(i + 1, 4)))
+        wait_until(lambda expected=expected: done == expected)
     for _ in team.ahead(range(5), tasks):
         break  # whoever stops early leaves a team that works
     team.run([lambda: done.append(9)] * 2)
     assert done.count(9) == 2
+
+
+def test_work_ahead_is_not_done_late():
+    team, gate, done = Team(2), _thread.allocate_lock(), []
+    gate.acquire()
+    team.begin([gate.acquire], helpers=1)
+    wait_until(lambda: not team._inboxes[0].qsize())
+    tasks = [partial(done.append, i) for i in range(4)]
+    assert list(team.ahead(range(4), tasks)) == list(range(4))
+    gate.release()
+    team.run([lambda: None] * 2)
+    wait_until(lambda: done == [0])  # what waited first; nothing behind it
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -66,3 +66,27 @@ class TestClassOfWeightZero:
     def test_one_class_left_is_an_error(self):
         with pytest.raises(ValueError, match="leaves rows of only one class"):
             make(class_weight={0: 1.0, 1: 0.0, 2: 0.0}).fit(X, Y)
+
+
+class TestClassWithoutSampleWeight:
+    """Zero weights equal rows that were not given, classes included: said in words."""
+
+    def test_of_three(self):
+        weight = KEPT.astype(float)
+        with pytest.warns(
+            UserWarning,
+            match=r"sample_weight is zero for all rows of \[2\], and the classifier "
+            "does not learn of this class",
+        ):
+            clf = make().fit(X, Y, weight)
+        assert_same_run(clf, make().fit(X[KEPT], Y[KEPT]))
+        assert clf.classes_.tolist() == [0, 1]
+
+    def test_of_two(self):
+        y = np.where(KEPT, "kept", "lost")
+        with pytest.raises(
+            ValueError,
+            match="only one class: 'kept', as sample_weight is zero for all rows of "
+            r"\['lost'\]",
+        ):
+            make().fit(X, y, KEPT.astype(float))

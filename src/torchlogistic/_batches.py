@@ -259,7 +259,8 @@ class Batches:
         order = self._permutation(seed) if self.shuffle else None
         rooms, starts, n_chunks = self.rooms, self._starts, len(self._starts)
         ahead = len(rooms) > 1
-        complete: Task | None = None
+        pending: Task | None = None  # what completes the copy that was begun last
+        ended = False
 
         def begin(i: int) -> tuple[Chunk, Task]:
             chunk = self._chunk(rooms[i % len(rooms)], starts[i])
@@ -268,17 +269,24 @@ class Batches:
 
         try:
             for i in range(n_chunks):
-                if complete is None:
-                    chunk, complete = begin(i)
+                if pending is None:
+                    chunk, pending = begin(i)
+                complete, pending = pending, None
                 complete()
-                ready, complete = chunk, None
+                ready = chunk
                 if ahead and i + 1 < n_chunks:
-                    chunk, complete = begin(i + 1)
+                    chunk, pending = begin(i + 1)
                 if i == 0:
                     self._draw_ahead()
                 yield ready.batches, ready.span
+            ended = True
         finally:
-            if complete is not None:  # whoever stops early leaves rooms in peace
+            # Whoever stops early finds no thread at work: an interpreter that exits
+            # while one is in torch aborts.
+            if pending is not None:
+                pending()
+            if not ended and self._drawn is not None:
+                (_, complete, _), self._drawn = self._drawn, None
                 complete()
 
     def _streamed(self, seed: int) -> Iterator[Visit]:
@@ -312,13 +320,12 @@ class Batches:
     def _permutation(self, seed: int) -> Array:
         order = None
         if self._drawn is not None:
-            drawn_seed, complete, found = self._drawn
+            (drawn_seed, complete, found), self._drawn = self._drawn, None
             complete()  # the stream draws one at a time
             if drawn_seed == seed:
                 order = found[0]
         if order is None:
             order = self.stream.permutation(self.n_rows, seed)
-        self._drawn = None
         self._epochs_left -= 1
         return as_array(send(order, self.device))
 

@@ -400,8 +400,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         )
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         report = {"X": X, "y": y, "metadata": metadata}
+        given = rows.y
         rows = drop_weightless(rows)
-        classes = find_classes(rows.y)
+        classes = find_classes(rows.y, given)
         if continued:
             if not np.array_equal(classes, self.classes_):
                 raise ValueError(

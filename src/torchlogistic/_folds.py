@@ -66,8 +66,9 @@ def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
     clf = clone(clf)
     dtype = check_dtype(clf.dtype, check_device(clf.device))
     rows = check_training_rows(clf, fold.X, fold.y, fold.sample_weight, dtype)
+    given = rows.y
     rows = drop_weightless(rows)
-    classes = find_classes(rows.y)
+    classes = find_classes(rows.y, given)
     seen = {k: v for k, v in vars(clf).items() if k.endswith("_")}
     rows, held = rows.encoded(classes), None
     if clf.early_stopping:
@@ -160,7 +161,7 @@ class Ending:
             batch_size_=self.batch_size,
             _run=facts_of(clf, weighting, fold.rows),
         )
-        if "valid" in self.curves:
+        if self.curves.get("valid"):
             clf.validation_loss_curve_ = self.curves["valid"]
         return clf
 

@@ -57,6 +57,9 @@ class MiniBatch:
         self.pieces = PieceGradient(objective, team)
         make_gradient = self._share_gradient if self.shared else objective.make_gradient
         self.step = make_step(objective, coef, optimizer, make_gradient)
+        # Whether each gradient adds the loss of its batch. Of several gradients of a
+        # batch, for an optimizer that asks for them, the first one's logits remain.
+        self._adds_losses = self.shared and not self.step.needs_closure
         self.graphs = self._find_graphs()
         self._loss_sum: Tensor | None = None
         self.n_batches = batches.n_batches
@@ -93,14 +96,16 @@ class MiniBatch:
         self._loss_sum = None
         for batches, span in self.batches:
             yield batches, span
-            if not self.shared:
+            if not self._adds_losses:
                 self._add_loss(self.objective.loss_sum(span))
 
     def _share_gradient(
         self, coef: Coefficients, like: Block
     ) -> Callable[[Block], None]:
         def write_gradient(block: Block) -> None:
-            self._add_loss(self.pieces.evaluate(block, coef))
+            loss = self.pieces.evaluate(block, coef)
+            if self._adds_losses:
+                self._add_loss(loss)
 
         return write_gradient
 

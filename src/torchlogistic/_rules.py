@@ -67,6 +67,7 @@ class InPlaceStep:
        Structured Neural Networks", NeurIPS 2021.
     """
 
+    needs_closure = False  # one gradient a step
     counts = True  # whether the optimizer's state has the number of steps
     varying: tuple[str, ...]
     follows_steps = False  # whether the varying numbers change from step to step

@@ -205,6 +205,9 @@ class _BatchedSearch:
             yield
         finally:
             vars(self).update(real)
+            kept = getattr(self, "_checked_cv_orig", None)  # scikit-learn >= 1.9
+            if isinstance(kept, RealSplits):
+                self._checked_cv_orig = kept.cv  # which refers to no rows
             best = getattr(self, "best_estimator_", None)
             if isinstance(best, Refit):
                 self.best_estimator_ = best.real

@@ -73,18 +73,27 @@ class TorchStep:
             listener()
 
     def update(self, block: Block, listener: Listener | None) -> None:
-        """Update the coefficients; ``listener`` hears of each gradient before it."""
-        if self.needs_closure:
+        """Update the coefficients; ``listener`` hears of each gradient before it.
 
-            def closure() -> Tensor:
-                self.compute(block, listener)
-                loss = self.objective.mean_loss(block)
-                return loss + self.objective.penalty(self.coef)
-
-            self.optimizer.step(closure)  # type: ignore[arg-type]
-        else:
+        The block is left with the logits of the first, of which its loss is known.
+        """
+        if not self.needs_closure:
             self.compute(block, listener)
             self.optimizer.step()
+            return
+        first: Tensor | None = None
+
+        def closure() -> Tensor:
+            nonlocal first
+            self.compute(block, listener)
+            if first is None:
+                first = block.logits.clone()
+            loss = self.objective.mean_loss(block)
+            return loss + self.objective.penalty(self.coef)
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        if first is not None:
+            block.logits.copy_(first)
 
     def make_update(self, like: Block) -> Callable[[Block], None]:
         """The same as a function of blocks, as the rules have it."""

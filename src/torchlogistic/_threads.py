@@ -43,7 +43,8 @@ class Team:
     def run(self, tasks: Sequence[Task]) -> None:
         """Run tasks and wait for all; one of the threads is this one.
 
-        An exception in any of them is raised here, when all have ended.
+        An exception in any of them is raised here, when all have ended; an interrupt of
+        the wait at once.
         """
         self.begin(tasks)()
 
@@ -51,7 +52,8 @@ class Team:
         """Let the other threads run tasks; returns what completes them.
 
         That runs in this thread the tasks which nobody has begun, waits for those that
-        somebody has, and raises the first exception in any. It need not be called.
+        somebody has, and raises the first exception in any. It need not be called, and
+        must not be called again: it would wait for endings that it has heard of.
 
         Parameters
         ----------
@@ -82,10 +84,11 @@ class Team:
         """Yield items, while another thread, if there is one, does a task for each.
 
         A task speeds up what will be done with the item after, and may fail or not be
-        done at all.
+        done at all: it is not if the other thread has yet to begin an earlier one.
         """
         for item, task in zip_longest(items, tasks):
-            if task is not None:
+            behind = any(inbox.qsize() for inbox in self._inboxes[:1])
+            if task is not None and not behind:
                 self.begin([task], helpers=1)
             yield item
 

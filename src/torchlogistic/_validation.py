@@ -29,6 +29,7 @@ from ._loss import Loss
 from ._rows import Rows
 from ._threads import Team
 from ._transfer import Transfer, fits
+from ._warnings import warn
 
 if TYPE_CHECKING:
     from ._weighting import Weighting
@@ -333,8 +334,15 @@ def check_same_kind(
         )
 
 
-def find_classes(y: np.ndarray) -> np.ndarray:
+def find_classes(y: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
     """Sorted labels of y.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,)
+    given : ndarray of shape (n_given,), optional
+        The labels before rows of weight zero were dropped. A class that went with them
+        is warned of.
 
     Raises
     ------
@@ -342,10 +350,21 @@ def find_classes(y: np.ndarray) -> np.ndarray:
         If there are fewer than two.
     """
     classes = sorted_labels(y)
+    lost = []
+    if given is not None and len(given) > len(y):
+        lost = np.setdiff1d(sorted_labels(given), classes).tolist()
     if len(classes) < 2:
+        reason = f", as sample_weight is zero for all rows of {lost}" if lost else ""
         raise ValueError(
             f"This solver needs samples of at least 2 classes in the data, but the "
-            f"data contains only one class: {classes.tolist()[0]!r}"
+            f"data contains only one class: {classes.tolist()[0]!r}{reason}"
+        )
+    if lost:
+        warn(
+            f"sample_weight is zero for all rows of {lost}, and the classifier does "
+            f"not learn of {'these classes' if len(lost) > 1 else 'this class'}: "
+            "predict_proba will have no column of it",
+            UserWarning,
         )
     return classes
 
