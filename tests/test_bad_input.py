@@ -360,7 +360,7 @@ VALIDATION = {
 DIVERGENCE = {
     "lr 1e6": case_of(
         r"diverged with lr=1e\+06: after epoch 100 the mean loss of 60 rows was \d\S+, "
-        r"against 0\.693 of a model that ignores X\. Try lr=0\.1\.$",
+        r"against 0\.693 of equal probabilities for all classes\. Try lr=0\.1\.$",
         lr=1e6,
         epochs=100,
     ),
@@ -376,7 +376,7 @@ DIVERGENCE = {
     ),
     "features of 1e200": Case("diverged with .* epoch .*StandardScaler", X=X * 1e200),
     "features of 1e3 and lr 1e6": Case(
-        r"ignores X\. Scale the features, e\.g\. make_pipeline\(StandardScaler\(\), "
+        r"all classes\. Scale the features, e\.g\. make_pipeline\(StandardScaler\(\), "
         r"TorchLogisticClassifier\(\)\), and try lr=0\.1 or a lower alpha\.$",
         X=X * 1e3,
         params={"lr": 1e6, "alpha": 1.0},
@@ -401,7 +401,7 @@ DIVERGENCE = {
         f"iris {params}": Case(
             r"diverged with lr=1e\+06: (after epoch \d+ the mean loss of 150 rows|"
             r"in epoch \d+, the worst, the mean loss) was \S+e\+0\d, "
-            r"against 1\.1 of a model that ignores X\. Try lr=0\.1\.$",
+            r"against 1\.1 of equal probabilities for all classes\. Try lr=0\.1\.$",
             *IRIS,
             params={"lr": 1e6, "batch_size": 16, **params},
         )
@@ -494,12 +494,12 @@ def test_divergence_says_what_happened_and_what_works(name):
     clf = make(lr=lr, alpha=alpha, epochs=100)
     match = (
         f"^{re.escape(f'Training diverged with lr={lr:g}: ')}{found}, against 0.693 of "
-        f"a model that ignores X. {remedy}.$"
+        f"equal probabilities for all classes. {remedy}.$"
     )
     with pytest.raises(ValueError, match=match) as error:
         clf.fit(rows, labels)
     # What it says does work, without a warning.
-    lr_to_try = re.search(r"ignores X.*try lr=([\d.]*\d)", str(error.value), re.I)
+    lr_to_try = re.search(r"for all classes.*try lr=([\d.]*\d)", str(error.value), re.I)
     if lr_to_try:
         clf.set_params(lr=float(lr_to_try[1]))
     clf.fit(scale(rows), labels)
@@ -508,7 +508,9 @@ def test_divergence_says_what_happened_and_what_works(name):
 @pytest.mark.parametrize(("lr", "remedy"), [(1e3, "0.1"), (1e5, "0.1")])
 def test_warning_of_long_steps_says_what_works(lr, remedy):
     rows = scale(CANCER[0])
-    with pytest.warns(ConvergenceWarning, match=rf"ignores X\. Try lr={remedy}\.$"):
+    with pytest.warns(
+        ConvergenceWarning, match=rf"for all classes\. Try lr={remedy}\.$"
+    ):
         make(lr=lr, epochs=100).fit(rows, CANCER[1])
 
 

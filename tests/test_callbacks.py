@@ -1568,7 +1568,8 @@ def test_fitted_estimator_of_an_epoch_has_the_classes_of_rows_with_weight():
     labels, weight = Y.copy(), np.ones(len(Y))
     labels[:5], weight[:5] = 2, 0
     clf = classifier(epochs=2).set_callbacks(watcher)
-    clf.fit(X, labels, sample_weight=weight)
+    with pytest.warns(UserWarning, match="sample_weight is zero for all rows of"):
+        clf.fit(X, labels, sample_weight=weight)
     assert clf.classes_.tolist() == [0, 1]
     seen = watcher.estimators[2]
     assert seen.classes_.tolist() == [0, 1]

@@ -558,7 +558,9 @@ def test_best_loss_is_the_best_over_a_warm_start():
 @pytest.mark.parametrize("lr", [1e6, 1e300])
 def test_run_that_diverges_says_what_to_do(lr, callbacks):
     clf = classifier(lr=lr, alpha=0.1, epochs=30, callbacks=callbacks)
-    message = r"Training diverged with lr=1e\+.*X\. Try lr=0\.1 or a lower alpha\.$"
+    message = (
+        r"Training diverged with lr=1e\+.*classes\. Try lr=0\.1 or a lower alpha\.$"
+    )
     with pytest.raises(ValueError, match=message):
         clf.fit(X, Y)
     assert not hasattr(clf, "coef_")

@@ -59,7 +59,7 @@ def plain_program(
                 return loss
 
             optimizer.step(closure)
-            total += losses[-1] * len(Xb)
+            total += losses[0] * len(Xb)
         curve.append(total / len(data))
         if val_loader is not None:
             for _ in val_loader:

@@ -91,12 +91,14 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     class_weight : dict or "balanced", default=None
         Weights of the classes, with scikit-learn's meaning; "balanced" is
-        ``n_samples / (n_classes * np.bincount(y))``.
+        ``w.sum() / (n_classes * np.bincount(y, weights=w))`` with the sample weights
+        w, all one by default.
 
     pos_weight : float or "balanced", default=None
         Weight of the positive class, with torch's meaning: it is not rescaled, so it
-        changes the scale of the loss. "balanced" is ``n_negative / n_positive``. For
-        two classes, and not together with ``class_weight``.
+        changes the scale of the loss. "balanced" is the weight of the negative rows
+        over that of the positive ones, by default ``n_negative / n_positive``. For two
+        classes, and not together with ``class_weight``.
 
     early_stopping : bool, default=False
         Stop after ``n_iter_no_change`` epochs that did not improve the validation loss
@@ -335,7 +337,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         sklearn.exceptions.ConvergenceWarning
             If "lbfgs" or "newton" ended before they reached ``tol`` or at coefficients
             that separate the classes without a penalty, and if the loss at the end is
-            above that of a model that ignores X.
+            above that of equal probabilities for all classes.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)

@@ -11,14 +11,13 @@ from ._objective import Coefficients, Objective
 from ._rows import Rows, view_block
 from ._warnings import warn
 
-# Losses are judged by that of a model that ignores X. A run diverged if its loss at the
-# end is so many times as large,
-DIVERGED = 2e4
-# or so many times, and that of an epoch so many times. Steps of lr=1e6 on scaled rows
-# lead there; those of lr=0.1 on rows with features of a thousand do not, quite.
+# Losses are judged by their ratio to that of equal probabilities for all classes.
+DIVERGED = 2e4  # at the end
+# At the end and in the worst epoch. Steps of lr=1e6 on scaled rows lead there; those of
+# lr=0.1 on rows with features of a thousand do not, quite.
 SUSPECT, EXPLODED = 2.0, 3e4
-# The first alone is worth a warning after so many epochs, which more of them would not
-# help if the loss is so many times as large.
+# Epochs from which on the first of the two alone is worth a warning, and the ratio from
+# which on more epochs would not help.
 BEGUN, FAR = 10, 10.0
 CHECKED_ROWS = 1000
 # Of features whose standard deviations are no larger, the scale is not what is wrong.
@@ -29,14 +28,14 @@ SUITS = 0.1
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares the losses of a run with that of a model that ignores X."""
+    """Compares the losses of a run with that of equal probabilities for all classes."""
 
     objective: Objective
     rows: Rows
 
     @property
     def null_loss(self) -> float:
-        """Loss of a model that ignores X; ``pos_weight`` may make it large."""
+        """Loss of equal probabilities; ``pos_weight`` may make it large."""
         weight = self.rows.weight
         scale = 1.0 if weight is None else weight.mean().item()
         return scale * self.objective.loss.null_value
@@ -48,7 +47,7 @@ class Judge:
 
     def remedy(self, lr: float, *, longer: bool = False) -> str:
         """What to do: to scale features that are not, or to take shorter steps."""
-        spread = self.sample.X.double().std(dim=0, correction=0)
+        spread = self.sample.X.cpu().double().std(dim=0, correction=0)
         scaled = bool((spread <= SCALED).all())
         advice = []
         if not scaled:
@@ -70,7 +69,7 @@ class Judge:
         """The error that says what was found."""
         return ValueError(
             f"Training diverged with lr={lr:g}: {what}, against {self.null_loss:.3g} "
-            f"of a model that ignores X. {self.remedy(lr)}"
+            f"of equal probabilities for all classes. {self.remedy(lr)}"
         )
 
     def epoch_divergence(
@@ -106,7 +105,7 @@ class Judge:
         if len(history) >= BEGUN:
             warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
-                f"the {null:.3g} of a model that ignores X. "
+                f"the {null:.3g} of equal probabilities for all classes. "
                 f"{self.remedy(lr, longer=loss <= FAR * null)}",
                 ConvergenceWarning,
             )

@@ -57,7 +57,7 @@ class BinaryCrossEntropy:
     """
 
     n_outputs = 1
-    null_value = math.log(2)  # the loss of a model that ignores X
+    null_value = math.log(2)  # the loss of equal probabilities
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn labels 0 and 1 into the targets of the formula."""

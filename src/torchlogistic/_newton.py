@@ -51,10 +51,10 @@ class Newton(FullBatch):
     objective falling. With an L1 penalty the quadratic model is minimised together
     with the norm: a proximal Newton method [2]_.
 
-    Of many rows, the Hessian takes every so manieth, as long as that makes the gradient
-    fall fast [3]_: with m rows for p coefficients its norm falls by a factor of the
-    order of ``sqrt(p / m)`` an iteration [4]_, and an iteration costs little more than
-    the gradient, which always takes all rows.
+    Of many rows, the Hessian takes every ``stride``-th, as long as that makes the
+    gradient fall fast [3]_: with m rows for p coefficients its norm falls by a factor
+    of the order of ``sqrt(p / m)`` an iteration [4]_, and an iteration costs little
+    more than the gradient, which always takes all rows.
 
     References
     ----------

@@ -47,7 +47,7 @@ class Rows:
         return self.X.device if self.transfer is None else self.transfer.device
 
     def every(self, step: int) -> Rows:
-        """Every so manieth row, on that device."""
+        """Every ``step``-th row, on that device."""
         X, y = (t[::step].to(self.device) for t in (self.X, self.y))
         weight = self.weight
         return Rows(X, y, None if weight is None else weight[::step].to(self.device))
@@ -91,7 +91,7 @@ class Block:
         return self.split(rows.stop - rows.start, rows)[0]
 
     def every(self, step: int) -> Block:
-        """Every so manieth row, as views."""
+        """Every ``step``-th row, as views."""
         X = self.X[::step]
         columns = X, X.T, self.y[::step]
         weight = None if self.weight is None else self.weight[::step]

@@ -105,7 +105,7 @@ class InPlaceStep:
         raise NotImplementedError
 
     def numbers(self, n_steps: int) -> tuple[Any, ...]:
-        """The varying numbers at the step that is the so manieth."""
+        """The varying numbers at the ``n_steps``-th step."""
         raise NotImplementedError
 
     def adjust(self, n_steps: int) -> None:

@@ -63,7 +63,10 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
         if optimizer in SOLVERS:
             return SOLVERS[optimizer]
         names = ", ".join(repr(name) for name in SOLVERS)
-        close = difflib.get_close_matches(optimizer.lower(), SOLVERS, n=1)
+        name = optimizer.lower()
+        # Those of LogisticRegression first, which are spelled in other ways.
+        close = [known for known in SOLVERS if name.startswith(f"{known}-")]
+        close = close or difflib.get_close_matches(name, SOLVERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"optimizer={optimizer!r} is not known.{hint} Valid are {names}, or a "

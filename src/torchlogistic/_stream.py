@@ -46,7 +46,7 @@ class RandomStream:
         return self._ahead.pop()
 
     def _look(self, n: int) -> int:
-        """The number that will be drawn as the so manieth from now."""
+        """The n-th of the numbers that will be drawn from now on."""
         if len(self._ahead) < n:
             later: list[int] = self._numbers(DRAWS_AHEAD).tolist()
             self._ahead = later[::-1] + self._ahead

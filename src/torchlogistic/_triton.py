@@ -124,7 +124,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     TERMS: tl.constexpr,
 ):
-    """One program: every so manieth tile of rows, its sums into a row of ``parts``."""
+    """One program, every n-th tile of rows: its sums into a row of ``parts``."""
     program = tl.program_id(0)
     columns = tl.arange(0, WIDTH)
     inside = columns < n_features
