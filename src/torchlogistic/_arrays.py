@@ -214,6 +214,8 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     if for_numpy(H) and len(H) <= SMALL_SYSTEM:
         try:
             L = np.linalg.cholesky(H.numpy())
+            if len(L) <= SERIAL_SYSTEM:  # one call in place of two
+                return torch.from_numpy(np.linalg.solve(H.numpy(), b.numpy()))
             x = _substitute(L.T, _substitute(L, b.numpy()), backward=True)
         except np.linalg.LinAlgError:
             return None

@@ -148,7 +148,7 @@ class Newton(FullBatch):
         on_cpu = isinstance(block.z, np.ndarray)
         serial = on_cpu and d <= (SAMPLED_WIDTH if self.stride > 1 else WIDTH)
         n_parts = PARTS if serial and coef.values.numel() <= MAX_SHARED else 1
-        parts = block.split(max(-(-len(block) // n_parts), PART_ROWS))
+        parts = cut(block, max(-(-len(block) // n_parts), PART_ROWS))
         sum_products = partial(self._sum_products, serial=serial)
         H, *others = self.full.each(parts, sum_products)
         for other in others:
@@ -185,7 +185,7 @@ class Newton(FullBatch):
         n_rows = min(max(n_rows, 1), len(block))
         weighted = as_array(coef.values.new_empty((n_rows, d)))
         sums, product = as_array(H), as_array(coef.values.new_empty((d, d)))
-        for piece in on_device(block.split(n_rows)):
+        for piece in on_device(cut(block, n_rows)):
             A = weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:
@@ -212,13 +212,14 @@ class Newton(FullBatch):
 
         Of the shape of the gradient.
         """
-        scale = H.diagonal().mean().clamp_min(torch.finfo(H.dtype).tiny)
+        right = -gradient.flatten()
+        diagonal = H.diagonal()
+        scale = diagonal.mean().clamp_min(torch.finfo(H.dtype).tiny)
+        undamped = diagonal.clone()
         damping = self.damping
         while damping <= MAX_DAMPING:
-            damped = H + damping * scale * torch.eye(
-                len(H), dtype=H.dtype, device=H.device
-            )
-            step = solve_definite(damped, -gradient.flatten())
+            torch.add(undamped, scale, alpha=damping, out=diagonal)
+            step = solve_definite(H, right)
             if step is not None and torch.isfinite(step).all():
                 # Less next time: damping slows the last steps.
                 self.damping = damping / 10 if damping > 1e-14 else 0.0
@@ -243,3 +244,8 @@ class Newton(FullBatch):
             H, gradient.flatten(), values.flatten(), l1.flatten(), tol=0.1 * self.tol
         )
         return best.view(values.shape) - values
+
+
+def cut(block: Block, size: int) -> list[Block]:
+    """Blocks of so many rows; a block of no more stays as it is."""
+    return [block] if len(block) <= size else block.split(size)
