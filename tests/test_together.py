@@ -311,8 +311,7 @@ class TestFullBatch:
         members = [make(optimizer=optimizer, **params) for params in FULL_BATCH[name]]
         found, texts = self.compare(members, folds_of(*data, weight))
         at_tol = name == "any tolerance"
-        if name != "precision":  # where rounding decides when they end
-            assert (len({clf.n_iter_ for clf in found[0]}) > 1) != at_tol
+        assert (len({clf.n_iter_ for clf in found[0]}) > 1) != at_tol
         match = "no step lowers" if name == "precision" else "Increase epochs"
         assert any(match in text for text in texts) != at_tol
 

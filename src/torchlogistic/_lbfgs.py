@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from ._arrays import Array, as_array, as_tensor
@@ -31,6 +34,7 @@ class LBFGS(FullBatch):
 
     def reset(self) -> None:
         self.pairs = Pairs(self.coef.arrays.values.reshape(1, -1))
+        self._renewed = float("inf")  # the value at which pairs were forgotten last
 
     def iterate(self) -> bool:
         # 1. The direction, downhill.
@@ -60,7 +64,21 @@ class LBFGS(FullBatch):
         # 3. What it tells of the curvature.
         moved, bent = values - before, coef.arrays.gradient - gradient
         self.pairs.add(moved.reshape(1, -1), bent.reshape(1, -1))
-        return self.arrive(origin, point)
+        if self.arrive(origin, point):
+            return True
+        return self.renew(point, partial(self.pairs.forget, 0))
+
+    def renew(self, point: Point, forget: Callable[[], None]) -> bool:
+        """Forget the pairs where the value does not fall any more.
+
+        Rounding may have spoilt them before it hides the value's decrease. Returns
+        False if the value has not fallen since that was done.
+        """
+        if not point.value < self._renewed - self.precision * abs(point.value):
+            return False
+        forget()
+        self._renewed, self._idle = point.value, 0
+        return True
 
     def search(
         self, direction: Array, subgradient: Array, *, fresh: bool

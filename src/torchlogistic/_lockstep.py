@@ -15,6 +15,7 @@ happens rarely, as a first step that is not good enough, a model's own solver do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -140,7 +141,9 @@ class Lockstep:
             if points[m].step == 0.0:
                 solver.stalled = True
                 continue
-            solver.stalled = not solver.arrive(origins[m], points[m], norms[m])
+            went_on = solver.arrive(origins[m], points[m], norms[m])
+            forget = partial(self.pairs.forget, m)
+            solver.stalled = not (went_on or solver.renew(points[m], forget))
             solver.coef.arrays.values[...] = self.values[m]
             solver.block.z[...] = self.now.z[m]
 
