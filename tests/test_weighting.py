@@ -75,8 +75,8 @@ class TestClassWithoutSampleWeight:
         weight = KEPT.astype(float)
         with pytest.warns(
             UserWarning,
-            match=r"sample_weight is zero for all rows of \[2\], and the classifier "
-            "does not learn of this class",
+            match=r"sample_weight is zero for all rows of \[2\]: as if they had not "
+            "been given, classes_ and predict_proba are without them$",
         ):
             clf = make().fit(X, Y, weight)
         assert_same_run(clf, make().fit(X[KEPT], Y[KEPT]))

@@ -148,7 +148,7 @@ class Newton(FullBatch):
         on_cpu = isinstance(block.z, np.ndarray)
         serial = on_cpu and d <= (SAMPLED_WIDTH if self.stride > 1 else WIDTH)
         n_parts = PARTS if serial and coef.values.numel() <= MAX_SHARED else 1
-        parts = cut(block, max(-(-len(block) // n_parts), PART_ROWS))
+        parts = in_pieces(block, max(-(-len(block) // n_parts), PART_ROWS))
         sum_products = partial(self._sum_products, serial=serial)
         H, *others = self.full.each(parts, sum_products)
         for other in others:
@@ -185,7 +185,7 @@ class Newton(FullBatch):
         n_rows = min(max(n_rows, 1), len(block))
         weighted = as_array(coef.values.new_empty((n_rows, d)))
         sums, product = as_array(H), as_array(coef.values.new_empty((d, d)))
-        for piece in on_device(cut(block, n_rows)):
+        for piece in on_device(in_pieces(block, n_rows)):
             A = weighted[: len(piece)]
             curvature = loss.curvature(piece.logits).view(-1, k, k)
             if piece.weight is not None:
@@ -246,6 +246,6 @@ class Newton(FullBatch):
         return best.view(values.shape) - values
 
 
-def cut(block: Block, size: int) -> list[Block]:
+def in_pieces(block: Block, size: int) -> list[Block]:
     """Blocks of so many rows; a block of no more stays as it is."""
     return [block] if len(block) <= size else block.split(size)

@@ -361,9 +361,8 @@ def find_classes(y: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
         )
     if lost:
         warn(
-            f"sample_weight is zero for all rows of {lost}, and the classifier does "
-            f"not learn of {'these classes' if len(lost) > 1 else 'this class'}: "
-            "predict_proba will have no column of it",
+            f"sample_weight is zero for all rows of {lost}: as if they had not been "
+            "given, classes_ and predict_proba are without them",
             UserWarning,
         )
     return classes
