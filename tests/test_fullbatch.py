@@ -261,7 +261,7 @@ def test_newton_refuses_a_hessian_that_does_not_fit(monkeypatch):
 def test_newton_sums_the_hessian_over_blocks(monkeypatch):
     X, y = classification(300, 5, n_classes=3)
     whole = classifier("newton", alpha=0.1).fit(X, y)
-    monkeypatch.setattr("torchlogistic._newton.PART_ROWS", 7)
+    monkeypatch.setattr("torchlogistic._hessian.PART_ROWS", 7)
     pieces = classifier("newton", alpha=0.1).fit(X, y)
     np.testing.assert_allclose(pieces.coef_, whole.coef_, rtol=1e-9)
 

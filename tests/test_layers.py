@@ -17,9 +17,10 @@ GROUPS = [
     ["_objective", "_batches"],
     ["_gradient", "_rules", "_orthant", "_pairs"],
     ["_steps", "_graphs", "_line_search"],
-    ["_fullbatch"],
-    ["_minibatch", "_candidates", "_lbfgs", "_newton"],
-    ["_solvers", "_lockstep"],
+    ["_fullbatch", "_hessian"],
+    ["_minibatch", "_candidates", "_lbfgs", "_newton", "_lockstep"],
+    ["_lockstep_lbfgs", "_lockstep_newton"],
+    ["_solvers"],
     [
         "_validation",
         "_weighting",
@@ -37,7 +38,7 @@ GROUPS = [
     ["_plan"],
     ["_search"],
 ]
-MATHEMATICS = 8
+MATHEMATICS = 9
 SOURCE = Path(torchlogistic.__file__).parent
 LEVEL = {name: level for level, group in enumerate(GROUPS) for name in group}
 

@@ -226,6 +226,17 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     return torch.cholesky_solve(b[:, None], factor).squeeze(1)
 
 
+def is_definite(H: Tensor) -> bool:
+    """Whether a symmetric matrix is positive definite: whether it has a factor."""
+    if for_numpy(H) and len(H) <= SMALL_SYSTEM:
+        try:
+            np.linalg.cholesky(H.numpy())
+        except np.linalg.LinAlgError:
+            return False
+        return True
+    return not torch.linalg.cholesky_ex(H).info.item()
+
+
 def _substitute(T: np.ndarray, b: np.ndarray, *, backward: bool = False) -> np.ndarray:
     """Solve a lower triangular system, or backward an upper one."""
     x = b.copy()

@@ -2,10 +2,9 @@
 
 Classifiers that differ in ``epochs`` are moments of one run. Each run has its own steps
 and its own end, to the bit those of a single fit: on badly scaled rows "lbfgs"
-magnifies any rounding until other candidates win. Where the rows are few and there is
-no L1 penalty, the runs of "lbfgs" go on in lockstep, as an iteration costs more calls
-than it computes. Else they come one after the other, and only one at a time has logits
-and a Hessian in memory.
+magnifies any rounding until other candidates win. Where the rows are few, runs go on
+in lockstep, as an iteration costs more calls than it computes. Else they come one after
+the other, and only one at a time has logits and a Hessian in memory.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import torch
 
-from ._arrays import SERIAL_ENTRIES
+from ._arrays import SERIAL_ENTRIES, SERIAL_SYSTEM
 from ._callbacks import StopEarly
 from ._classifier import TorchLogisticClassifier
 from ._folds import Ending, Outcome, Prepared, objective_of, weighting_of
 from ._gradient import write_logits
-from ._lbfgs import LBFGS
 from ._lockstep import Lockstep
 from ._loss import make_loss
+from ._newton import Newton
 from ._objective import Objective, allocate_coefficients
 from ._rows import view_block
 from ._solvers import find_solver
@@ -35,6 +34,7 @@ from ._weighting import Weighting
 
 # Of the logits of all models in lockstep: torch shares no call on them among threads.
 LOCKSTEP_ENTRIES = SERIAL_ENTRIES
+LOCKSTEP_NEWTON = SERIAL_SYSTEM  # coefficients of a Hessian that costs calls above all
 
 
 class JointFullBatch:
@@ -64,16 +64,20 @@ class JointFullBatch:
 
     def _parts(self, fold: Prepared) -> list[list[list[int]]]:
         """The members of the runs, by which of them go on in lockstep."""
-        clf, members = self.classifiers[0], list(self.runs.values())
         n_outputs = make_loss(len(fold.classes)).n_outputs
-        size = LOCKSTEP_ENTRIES // (len(fold.rows.y) * n_outputs)
-        together = find_solver(clf.optimizer).full_batch is LBFGS and size > 1
-        smooth = [m for m in members if not objective_of(self.classifiers[m[0]]).l1]
-        if not together or len(smooth) == 1:
-            smooth = []
-        parts = [[m] for m in members if m not in smooth]
-        starts = range(0, len(smooth), size)
-        return parts + [smooth[start : start + size] for start in starts]
+        size = max(LOCKSTEP_ENTRIES // (len(fold.rows.y) * n_outputs), 1)
+        if find_solver(self.classifiers[0].optimizer).full_batch is Newton:
+            n_coefficients = n_outputs * fold.rows.X.shape[1]
+            size = size if n_coefficients <= LOCKSTEP_NEWTON else 1
+        by_kind: dict[bool, list[list[int]]] = {}
+        for members in self.runs.values():
+            has_l1 = bool(objective_of(self.classifiers[members[0]]).l1)
+            by_kind.setdefault(has_l1, []).append(members)
+        return [
+            runs[start : start + size]
+            for runs in by_kind.values()
+            for start in range(0, len(runs), size)
+        ]
 
     def _train(
         self, part: list[list[int]], fold: Prepared, found: dict[int, Outcome]
@@ -87,21 +91,25 @@ class JointFullBatch:
             except Exception as error:
                 found.update(dict.fromkeys(members, error))
         if len(runs) > 1:
-            advance_together(runs, found)
+            in_lockstep = find_solver(self.classifiers[0].optimizer).lockstep
+            assert in_lockstep is not None
+            advance_together(runs, in_lockstep, found)
         else:
             for run in runs:
                 run.advance(found)
 
 
-def advance_together(runs: list[Run], found: dict[int, Outcome]) -> None:
-    """Train runs of "lbfgs" in lockstep to their ends."""
+def advance_together(
+    runs: list[Run], in_lockstep: type[Lockstep[Any]], found: dict[int, Outcome]
+) -> None:
+    """Train runs in lockstep to their ends."""
     for run in runs:
         run.give(found)
     runs = [run for run in runs if run.waiting]
     if not runs:
         return
     start = time.perf_counter()
-    lockstep = Lockstep([cast("LBFGS", run.solver) for run in runs])
+    lockstep = in_lockstep([run.solver for run in runs])
     while runs:
         lockstep.epoch()
         seconds = (time.perf_counter() - start) / len(runs)
@@ -112,7 +120,7 @@ def advance_together(runs: list[Run], found: dict[int, Outcome]) -> None:
         going = [run for run in runs if run.waiting]
         if len(going) < len(runs):
             runs = going
-            lockstep.keep([cast("LBFGS", run.solver) for run in runs])
+            lockstep.keep([run.solver for run in runs])
 
 
 class Run:

@@ -99,7 +99,7 @@ class LBFGS(FullBatch):
         line = Line(self.full, self.coef, direction)
         origin = self.origin()
         origin.slope = line.slope(subgradient)
-        if origin.slope >= 0:  # rounding has spoilt the pairs
+        if not origin.slope < 0:  # rounding has spoilt the pairs
             return origin, origin
         first = line.model_step(origin.slope) if fresh else 1.0
         if self.objective.l1:
@@ -125,8 +125,17 @@ class LBFGS(FullBatch):
             value = loss + float(self.objective.penalty(self.coef))
             moved = self.coef.arrays.values - line.before
             fall = float(self.coef.xp.inner(moved, subgradient))
-            slack = self.precision * abs(origin.value)
-            if value <= origin.value + SUFFICIENT_DECREASE * fall + slack:
-                return Point(step, value, fall, loss)
+            point = Point(step, value, fall, loss)
+            if falls_as_expected(origin, point, self.precision):
+                return point
             step /= 2
         return line.jump(0.0)
+
+
+def falls_as_expected(origin: Point, point: Point, precision: float) -> bool:
+    """Whether an orthant-wise step lowers the objective enough.
+
+    In place of the slope, ``point`` has the fall that the subgradient lets expect.
+    """
+    slack = precision * abs(origin.value)
+    return point.value <= origin.value + SUFFICIENT_DECREASE * point.slope + slack

@@ -1,8 +1,8 @@
-"""L-BFGS for many models of the same few rows in lockstep.
+"""Full-batch solvers of many models of the same few rows, in lockstep.
 
-An iteration of :class:`._lbfgs.LBFGS` on a few hundred rows is some eighty calls that
-compute next to nothing. Here most of them are made once for all models: coefficients,
-gradients, directions and logits of the models are rows of one array each.
+An iteration on a few hundred rows is some eighty calls that compute next to nothing.
+Here most of them are made once for all models: coefficients, gradients, directions and
+logits of the models are rows of one array each.
 
 Each model ends at the bits at which it ends by itself. Where numbers add up, in
 products and in sums, every model has its own call or its own row, in which the order
@@ -15,17 +15,19 @@ happens rarely, as a first step that is not good enough, a model's own solver do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate, pairwise
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ._arrays import Array, as_array, as_tensor
-from ._lbfgs import LBFGS
+from ._fullbatch import FullBatch
 from ._line_search import Point, has_fallen, has_levelled
 from ._loss import Loss
-from ._pairs import Pairs
+
+S = TypeVar("S", bound=FullBatch)
+Step = tuple[Point, Point]  # where it starts and where it ends
 
 
 class Logits:
@@ -49,17 +51,20 @@ class Logits:
         self.pieces = [Logits(z[:, rows], r[:, rows]) for rows in spans]
 
 
-class Lockstep:
-    """Iterations of several solvers.
+class Lockstep(Generic[S]):
+    """Iterations of several solvers; abstract: a subclass defines ``advance``.
+
+    Between two epochs each solver is where it would be by itself.
 
     Parameters
     ----------
-    solvers : list of LBFGS
-        Of the same rows on the CPU, in one group of pieces; weights and the strength of
-        the L2 penalty may differ. There is no L1 penalty.
+    solvers : list of FullBatch
+        Of one class and of the same rows on the CPU, in one group of pieces; weights
+        and the strength of the penalty may differ. Either all have an L1 penalty or
+        none has.
     """
 
-    def __init__(self, solvers: list[LBFGS]) -> None:
+    def __init__(self, solvers: list[S]) -> None:
         self.solvers = solvers
         for solver in solvers:
             solver.refresh()
@@ -67,50 +72,49 @@ class Lockstep:
         self.block, self.coef = first.block, first.coef
         (group,) = first.full.groups
         ends = list(accumulate(map(len, group.pieces)))
-        spans = [slice(*pair) for pair in pairwise([0, *ends])]
-        self.pieces = list(zip(group.pieces, spans, strict=True))
+        self.spans = [slice(*pair) for pair in pairwise([0, *ends])]
+        self.pieces = list(zip(group.pieces, self.spans, strict=True))
         self.loss: Loss = first.objective.loss
         self.precision = first.precision
-        shape = first.coef.values.shape
         dtype = first.coef.arrays.values.dtype
         self.values = np.stack([s.coef.arrays.values for s in solvers])
         self.gradient = np.stack([s.coef.arrays.gradient for s in solvers])
-        self.l2 = np.array([s.objective.l2 for s in solvers])
-        self.l2 = self.l2.reshape(-1, *(1 for _ in shape))
-        self.pairs = Pairs(as_rows(self.values))
+        axes = (1,) * first.coef.values.dim()
+        self.l2 = np.array([s.objective.l2 for s in solvers]).reshape(-1, *axes)
+        self.l1: Array | None = None
+        if first.objective.l1:
+            self.l1 = np.array([s.objective.l1 for s in solvers]).reshape(-1, *axes)
         n_rows, *columns = first.block.z.shape
-        self.room = np.empty((4, n_models, n_rows + 1, *columns), dtype)[:, :, :-1]
-        self.weight = None
+        room = np.empty((5, n_models, n_rows + 1, *columns), dtype)[:, :, :-1]
+        self.room, self.now, self.then = room, room[0], room[1]
+        self.weight: Array | None = None
         if any(s.block.weight is not None for s in solvers):
             self.weight = np.ones((n_models, n_rows, *(1 for _ in columns)), dtype)
             for weight, solver in zip(self.weight, solvers, strict=True):
                 if solver.block.weight is not None:
                     weight[...] = solver.block.weight
-        self._cut()
-        for z, solver in zip(self.now.z, solvers, strict=True):
+        for z, solver in zip(self.now, solvers, strict=True):
             z[...] = solver.block.z
 
-    def _cut(self) -> None:
-        """Views of the room that the models need."""
-        now, then, r, work = self.room[:, : len(self.solvers)]
-        spans = [rows for _, rows in self.pieces]
-        self.now, self.then = (Logits(z, r, spans) for z in (now, then))
-        self.work = torch.from_numpy(work)
-
-    def keep(self, solvers: list[LBFGS]) -> None:
+    def keep(self, solvers: list[S]) -> None:
         """Go on with some of the solvers."""
         models = [m for m, solver in enumerate(self.solvers) if solver in solvers]
-        if len(models) == len(self.solvers):
-            return
+        if len(models) < len(self.solvers):
+            self.select(models)
+
+    def select(self, models: list[int]) -> None:
+        """Go on with some of the models."""
         self.solvers = [self.solvers[m] for m in models]
-        self.pairs.keep(models)
         self.values, self.gradient = self.values[models], self.gradient[models]
         self.l2 = self.l2[models]
+        if self.l1 is not None:
+            self.l1 = self.l1[models]
         if self.weight is not None:
             self.weight = self.weight[models]
-        z = self.now.z[models]
-        self._cut()
-        self.now.z[...] = z
+        z = self.now[models]
+        self.room = self.room[:, : len(models)]
+        self.now, self.then = self.room[:2]
+        self.now[...] = z
 
     def epoch(self) -> None:
         """One iteration of each solver that is not done."""
@@ -118,101 +122,134 @@ class Lockstep:
         if not self.solvers:
             return
         before, gradient = self.values, self.gradient
-        direction = self.pairs.multiply(as_rows(gradient)).reshape(before.shape)
-        direction *= -1
-        losses = np.array([solver.loss for solver in self.solvers])
-        origins = self._points(0.0, losses, direction)
-        self.values = before + direction
-        trials: list[Point | None] = [None] * len(origins)
-        if any(self.pairs.known):
-            losses = self._evaluate()
-            trials = [*self._points(1.0, losses, direction)]
-        else:
-            self.gradient = gradient.copy()
-        points = []
-        for m, (origin, point) in enumerate(zip(origins, trials, strict=True)):
-            if point is None or not self._suffices(m, origin, point):
-                point = self._search(m, before[m], gradient[m], direction[m])
-            points.append(point)
+        self.values, self.gradient = before.copy(), gradient.copy()
+        steps = self.advance(before, gradient)
         self.now, self.then = self.then, self.now
-        self.pairs.add(as_rows(self.values - before), as_rows(self.gradient - gradient))
-        norms = as_rows(abs(self.gradient)).max(axis=1).tolist()
-        for m, solver in enumerate(self.solvers):
-            if points[m].step == 0.0:
-                solver.stalled = True
-                continue
-            went_on = solver.arrive(origins[m], points[m], norms[m])
-            forget = partial(self.pairs.forget, m)
-            solver.stalled = not (went_on or solver.renew(points[m], forget))
-            solver.coef.arrays.values[...] = self.values[m]
-            solver.block.z[...] = self.now.z[m]
-
-    def _suffices(self, m: int, origin: Point, point: Point) -> bool:
-        """Whether a model's line search ends at its first step, of length one."""
-        return (
-            self.pairs.known[m]
-            and origin.slope < 0
-            and has_fallen(origin, point, self.precision)
-            and has_levelled(origin, point)
+        norms = (
+            as_rows(abs(self.subgradient(self.values, self.gradient)))
+            .max(axis=1)
+            .tolist()
         )
+        for m, solver in enumerate(self.solvers):
+            coef = solver.coef.arrays
+            coef.values[...], coef.gradient[...] = self.values[m], self.gradient[m]
+            solver.block.z[...] = self.now[m]
+            solver.stalled = not self.conclude(m, *steps[m], norms[m])
 
-    def _search(
-        self, m: int, before: Array, gradient: Array, direction: Array
-    ) -> Point:
-        """The line search of one model, by its own solver, from where it started."""
-        solver, fresh = self.solvers[m], not self.pairs.known[m]
+    def advance(self, before: Array, gradient: Array) -> list[Step]:
+        """Where a step of each model starts and ends.
+
+        Leaves the coefficients, gradients and logits where it ends in ``values``,
+        ``gradient`` and ``then``.
+        """
+        raise NotImplementedError
+
+    def conclude(self, m: int, origin: Point, point: Point, norm: float) -> bool:
+        """Take note of where a model's iteration ended; False if it led nowhere."""
+        raise NotImplementedError
+
+    def take_over(self, m: int) -> None:
+        """Take over where a model's own solver has gone."""
+        solver = self.solvers[m]
         coef = solver.coef.arrays
-        coef.values[...], coef.gradient[...] = before, gradient
-        solver.block.z[...] = self.now.z[m]
-        _, point = solver.search(direction, gradient, fresh=fresh)
-        if point.step == 0.0 and not fresh:
-            self.pairs.forget(m)
-            _, point = solver.search(-gradient, gradient, fresh=True)
         self.values[m], self.gradient[m] = coef.values, coef.gradient
-        self.then.z[m] = solver.block.z
-        return point
+        self.then[m] = solver.block.z
 
-    def _points(self, step: float, losses: Array, direction: Array) -> list[Point]:
-        """The models where they are, given their mean losses."""
-        weight = as_rows(self.values[:, : self.coef.n_features])
-        values = losses + self.l2.reshape(-1) / 2 * inner(weight, weight)
-        slopes = inner(as_rows(self.gradient), as_rows(direction))
-        columns = values.tolist(), slopes.tolist(), losses.tolist()
+    def first_steps(
+        self, models: list[int], origins: list[Point], direction: Array
+    ) -> dict[int, Point]:
+        """Let models take a step of one, and find those whose line search ends there.
+
+        Parameters
+        ----------
+        models : list of int
+        origins : list of Point
+            Where the steps of all models start.
+        direction : ndarray of the shape of the coefficients of all models
+        """
+        if not models:
+            return {}
+        self.values[models] += direction[models]
+        losses = self.evaluate(models)
+        slopes = inner(as_rows(self.gradient[models]), as_rows(direction[models]))
+        found = {}
+        points = self.points(1.0, losses, slopes, models)
+        for m, point in zip(models, points, strict=True):
+            has_ended = self.l1 is not None or has_levelled(origins[m], point)
+            if has_fallen(origins[m], point, self.precision) and has_ended:
+                found[m] = point
+        return found
+
+    def points(
+        self, step: float, losses: Array, slopes: Array, models: list[int]
+    ) -> list[Point]:
+        """Models where they are, given their mean losses."""
+        weight = self.values[models, : self.coef.n_features]
+        rows = as_rows(weight)
+        penalties = self.l2[models].reshape(-1) / 2 * inner(rows, rows)
+        if self.l1 is not None:
+            norms = as_rows(abs(weight)).astype(np.float64).sum(axis=1)
+            penalties = penalties + self.l1[models].reshape(-1) * norms
+        columns = (losses + penalties).tolist(), slopes.tolist(), losses.tolist()
         return [Point(step, *numbers) for numbers in zip(*columns, strict=True)]
+
+    def origins(self, slopes: Array) -> list[Point]:
+        """All models where their steps start."""
+        losses = np.array([solver.loss for solver in self.solvers])
+        return self.points(0.0, losses, slopes, [*range(len(losses))])
+
+    def subgradient(self, values: Array, gradient: Array) -> Array:
+        """As :meth:`._objective.Objective.subgradient` of each model."""
+        if self.l1 is None:
+            return gradient
+        total, l1 = gradient.copy(), self.l1.astype(gradient.dtype)
+        w, g = (array[:, : self.coef.n_features] for array in (values, total))
+        at_zero = np.sign(g) * np.maximum(abs(g) - l1, 0)
+        g[...] = np.where(w != 0, g + l1 * np.sign(w), at_zero)
+        return total
 
     # What follows goes the steps of ``FullGradient.evaluate``, each for all models. The
     # products do so for one piece of X after the other, which stays in the cache.
 
-    def _evaluate(self) -> Array:
-        """Mean losses at ``values``, with logits in ``then`` and a new ``gradient``."""
-        self._write_residuals()
-        self._write_gradient()
-        logits, targets = self.then.logits, self.block.targets
-        losses = self.loss.value(logits, targets, self.work)
-        if self.weight is not None:
-            losses *= as_tensor(as_rows(self.weight))
+    def evaluate(self, models: list[int]) -> Array:
+        """Mean losses of models at ``values``, with new logits and gradients."""
+        k, everyone = len(models), len(models) == len(self.solvers)
+        z = self.then if everyone else self.room[4, :k]
+        logits = Logits(z, self.room[2, :k], self.spans)
+        work = torch.from_numpy(self.room[3, :k])
+        chosen = slice(None) if everyone else models
+        values = self.values[chosen]
+        weight = None if self.weight is None else self.weight[chosen]
+        self._write_residuals(values, weight, logits)
+        self.gradient[chosen] = self._gradient(values, self.l2[chosen], logits.r)
+        losses = self.loss.value(logits.logits, self.block.targets, work)
+        if weight is not None:
+            losses *= as_tensor(as_rows(weight))
+        if not everyone:
+            self.then[models] = z
         sums = losses.sum(dim=1, dtype=torch.float64)
         return as_array(sums) / len(self.block)
 
-    def _write_residuals(self) -> None:
+    def _write_residuals(
+        self, values: Array, weight: Array | None, logits: Logits
+    ) -> None:
         """Logits and weighted residuals."""
         n, product = self.coef.n_features, self.coef.product
-        z, r = self.then.z, self.then.r
+        z, r = logits.z, logits.r
         for piece, rows in self.pieces:
-            for weight, out in zip(self.values[:, :n], z, strict=True):
-                product(piece.X, weight, out[rows])
+            for w, out in zip(values[:, :n], z, strict=True):
+                product(piece.X, w, out[rows])
         if self.coef.fit_intercept:
-            z += self.values[:, n:]
-        for part in self.then.pieces:
+            z += values[:, n:]
+        for part in logits.pieces:
             self.loss.write_mean(part)
         r -= self.block.y
-        if self.weight is not None:
-            r *= self.weight
+        if weight is not None:
+            r *= weight
 
-    def _write_gradient(self) -> None:
+    def _gradient(self, values: Array, l2: Array, r: Array) -> Array:
         """The gradient, given the residuals."""
-        n, weight = self.coef.n_features, self.values[:, : self.coef.n_features]
-        r, scale = self.then.r, self.block.scale
+        n, weight = self.coef.n_features, values[:, : self.coef.n_features]
         sums: Array = None
         products = np.empty_like(weight)
         for piece, rows in self.pieces:
@@ -222,12 +259,13 @@ class Lockstep:
                 sums = products.astype(np.float64)
             else:
                 sums += products
-        self.gradient = np.empty_like(self.values)
-        self.gradient[:, :n] = sums * scale
-        self.gradient[:, :n] += self.l2.astype(weight.dtype) * weight
+        gradient = np.empty_like(values)
+        gradient[:, :n] = sums * self.block.scale
+        gradient[:, :n] += l2.astype(weight.dtype) * weight
         if self.coef.fit_intercept:
             totals = [residual.sum(0, dtype=np.float64) for residual in r]
-            self.gradient[:, n] = np.stack(totals) * scale
+            gradient[:, n] = np.stack(totals) * self.block.scale
+        return gradient
 
 
 def as_rows(array: Array) -> Array:

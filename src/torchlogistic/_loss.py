@@ -130,7 +130,7 @@ class CategoricalCrossEntropy:
 
     def curvature(self, z: Tensor) -> Tensor:
         p = softmax(z)
-        return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        return torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
         p = softmax(z)

@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 
 from ._fullbatch import FullBatch
 from ._lbfgs import LBFGS
+from ._lockstep import Lockstep
+from ._lockstep_lbfgs import LBFGSLockstep
+from ._lockstep_newton import NewtonLockstep
 from ._newton import Newton
 from ._steps import find_rule
 
@@ -27,6 +30,8 @@ class Solver:
         default only lends its state to callbacks.
     full_batch : type, optional
         The solver of :mod:`._fullbatch`.
+    lockstep : type, optional
+        What runs several of them at once.
     momentum : bool
         Whether the parameter ``momentum`` of the estimator is its own.
     l1 : bool
@@ -35,6 +40,7 @@ class Solver:
 
     torch_class: type[Optimizer] = torch.optim.SGD
     full_batch: type[FullBatch] | None = None
+    lockstep: type[Lockstep[Any]] | None = None
     momentum: bool = False
     l1: bool = True
 
@@ -45,8 +51,8 @@ SOLVERS: dict[str, Solver] = {
     "adamw": Solver(torch.optim.AdamW),
     "rmsprop": Solver(torch.optim.RMSprop),
     "adagrad": Solver(torch.optim.Adagrad),
-    "lbfgs": Solver(full_batch=LBFGS),
-    "newton": Solver(full_batch=Newton),
+    "lbfgs": Solver(full_batch=LBFGS, lockstep=LBFGSLockstep),
+    "newton": Solver(full_batch=Newton, lockstep=NewtonLockstep),
 }
 
 

@@ -1,0 +1,112 @@
+"""Newton's method for many models in lockstep."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ._arrays import SERIAL_SYSTEM, Array, as_tensor
+from ._hessian import in_pieces
+from ._line_search import Point
+from ._lockstep import Lockstep, Step, as_rows, inner
+from ._newton import Newton
+from ._rows import Block
+
+
+class NewtonLockstep(Lockstep[Newton]):
+    """Iterations of several :class:`._newton.Newton`, of the same bits."""
+
+    def __init__(self, solvers: list[Newton]) -> None:
+        super().__init__(solvers)
+        self.hessian = solvers[0].hessian
+        self.products = self.hessian.room(self.hessian.piece_rows(serial=True))
+        start = 0
+        self.parts: list[list[tuple[Block, slice]]] = []
+        for part in self.hessian.parts(self.block, serial=True):
+            self.parts.append([])
+            for piece in in_pieces(part, self.hessian.piece_rows(serial=True)):
+                rows = slice(start, start + len(piece))
+                self.parts[-1].append((piece, rows))
+                start = rows.stop
+
+    def advance(self, before: Array, gradient: Array) -> list[Step]:
+        direction = self._directions(before, gradient)
+        slopes = inner(as_rows(gradient), as_rows(direction))
+        if self.l1 is not None:
+            weight = before[:, : self.coef.n_features]
+            moved = abs(weight + direction[:, : self.coef.n_features]) - abs(weight)
+            norms = as_rows(moved).astype(np.float64).sum(axis=1)
+            slopes = slopes + self.l1.reshape(-1) * norms
+        origins = self.origins(slopes)
+        ready = [m for m, origin in enumerate(origins) if origin.slope < 0]
+        found = self.first_steps(ready, origins, direction)
+        return [
+            (origin, found[m]) if m in found else self._search(m, direction[m])
+            for m, origin in enumerate(origins)
+        ]
+
+    def conclude(self, m: int, origin: Point, point: Point, norm: float) -> bool:
+        return self.solvers[m].conclude(origin, point, norm)
+
+    def _search(self, m: int, direction: Array) -> Step:
+        """The step of one model, by its own solver."""
+        step = self.solvers[m].search(direction)
+        self.take_over(m)
+        return step
+
+    def _directions(self, before: Array, gradient: Array) -> Array:
+        """Newton's directions, of the shape of the coefficients of all models."""
+        H = self._hessians()
+        steps = self._undamped_steps(H, gradient)
+        if steps is None:
+            found = [
+                solver.aim(as_tensor(matrix))
+                for solver, matrix in zip(self.solvers, H, strict=True)
+            ]
+        else:
+            found = [
+                solver.as_direction(as_tensor(step))
+                for solver, step in zip(self.solvers, steps, strict=True)
+            ]
+        return np.stack(found)
+
+    def _undamped_steps(self, H: Array, gradient: Array) -> Array | None:
+        """The steps of all models, where none has or needs a damped Hessian."""
+        if self.l1 is not None or any(solver.damping for solver in self.solvers):
+            return None
+        if H.shape[-1] > SERIAL_SYSTEM or not np.isfinite(H).all():
+            return None
+        right = -as_rows(gradient).astype(np.float64)
+        try:
+            np.linalg.cholesky(H)
+            steps = np.linalg.solve(H, right[:, :, None])
+        except np.linalg.LinAlgError:
+            return None
+        if not np.isfinite(steps).all():
+            return None
+        return steps.reshape(gradient.shape)
+
+    def _hessians(self) -> Array:
+        """The Hessian of each model: (n_models, p, p)."""
+        strides = [solver.stride for solver in self.solvers]
+        if max(strides) > 1 or not self.hessian.is_serial():
+            found = [solver.hessian.evaluate(solver.stride) for solver in self.solvers]
+            return torch.stack(found).numpy()
+        total, *others = map(self._sum_products, self.parts)
+        for other in others:
+            total += other
+        l2 = self.l2.reshape(-1, 1)
+        return self.hessian.complete(total, len(self.block), l2)
+
+    def _sum_products(self, pieces: list[tuple[Block, slice]]) -> Array:
+        """Sum X'CX of each model over pieces of the rows."""
+        sums = self.hessian.zeros(len(self.solvers)).numpy()
+        for piece, rows in pieces:
+            weight = None if self.weight is None else self.weight[:, rows]
+            z = torch.from_numpy(self.now[:, rows])
+            roots = self.hessian.roots(z, weight)
+            for root, out in zip(roots, sums, strict=True):
+                self.hessian.add_products(
+                    piece.X, root, out, self.products, serial=True
+                )
+        return sums
