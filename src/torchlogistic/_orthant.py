@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import Array, as_array, as_tensor, solve_definite
+from ._arrays import SERIAL_SYSTEM, Array, as_array, solve_definite
 
 MAX_CHANGES = 1000  # of signs
 FEWEST = 10  # coordinates that may leave zero at once
@@ -118,12 +118,16 @@ def _solve(H: Array, free: np.ndarray, right: np.ndarray) -> np.ndarray:
 
     What solves it then is still a way down.
     """
-    n = int(free.sum())
-    if n == len(free):
-        system = as_tensor(H).clone()
+    chosen = np.flatnonzero(free)
+    if isinstance(H, np.ndarray):
+        matrix = H.take(chosen, axis=0).take(chosen, axis=1)
+        quick = _solve_small(matrix, right)
+        if quick is not None:
+            return quick
+        system = torch.from_numpy(matrix)
     else:
-        chosen = free if isinstance(H, np.ndarray) else torch.from_numpy(free)
-        system = as_tensor(H[chosen][:, chosen])
+        index = torch.from_numpy(chosen).to(H.device)
+        system = H[index][:, index]
     b = torch.from_numpy(right).to(system)
     diagonal, damping = system.diagonal().clone(), 0.0
     while damping <= MAX_DAMPING:
@@ -133,6 +137,18 @@ def _solve(H: Array, free: np.ndarray, right: np.ndarray) -> np.ndarray:
         damping = max(10 * damping, FIRST_DAMPING)
         system.diagonal().copy_((1 + damping) * diagonal)
     return (b / diagonal).cpu().numpy()
+
+
+def _solve_small(H: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """Solve a small definite system, with as few calls as it takes; else None."""
+    if len(H) > SERIAL_SYSTEM:
+        return None
+    try:
+        np.linalg.cholesky(H)
+        solution = np.linalg.solve(H, right)
+    except np.linalg.LinAlgError:
+        return None
+    return solution if np.isfinite(solution).all() else None
 
 
 def _times(H: Array, vector: np.ndarray) -> np.ndarray:
