@@ -42,8 +42,9 @@ def test_every_case_runs(tmp_path):
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     titles = {line.split("|")[1].strip() for line in lines[2:]}
-    # The epoch has two more rows, for its shares of the limit.
-    assert len(titles) == 18
+    # The epoch has two more titles, for its shares of the limit, and the searches in
+    # full batches three, for the optimizers with and without L1.
+    assert len(titles) == 22
     for name in ("time_against_rows", "suboptimality"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 

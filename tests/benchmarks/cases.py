@@ -24,7 +24,16 @@ from contest import (
 from data import Data, chapter, gaussian
 from memory import share_of_X
 from peers import PEERS, Settings
-from searches import BATCHED, SEARCHES, SLOW, Grid, breast_cancer, scores_differ
+from searches import (
+    BATCHED,
+    FULL_BATCH_SEARCHES,
+    SEARCHES,
+    SLOW,
+    AlphaGrid,
+    Grid,
+    breast_cancer,
+    scores_differ,
+)
 from solution import Solution, gradient, gradient_norm, objective
 from table import Row, at_least, at_most, seconds
 from timing import Measure, Times, alternate, read_only, timed
@@ -288,18 +297,19 @@ def grid_search(
     scale: Scale,
     *,
     shape: tuple[int, int] | None,
-    grid: Grid,
+    grid: Grid | AlphaGrid,
     goals: Goals,
 ) -> Iterator[Row]:
     """Whole searches, the refit included."""
+    searches = SEARCHES if isinstance(grid, Grid) else FULL_BATCH_SEARCHES
     rows = None if shape is None else scale.rows(shape[0])
     X, y = breast_cancer() if rows is None else gaussian(rows, shape[1])
     if not scale.full:
-        grid = replace(grid, lr=grid.lr[-2:], epochs=grid.epochs[:2])
+        grid = grid.small()
     found = {}
 
     def search(name: str) -> None:
-        found[name] = SEARCHES[name](X, y, grid)
+        found[name] = searches[name](X, y, grid)
 
     measures = {name: timed(partial(search, name)) for name in [BATCHED, *goals]}
     quick = {name: measures[name] for name in measures if name not in SLOW}
@@ -315,6 +325,16 @@ def grid_search(
             yield (
                 Row(title, row.against, f"not compared: {problem}") if problem else row
             )
+
+
+def full_batch_searches(title: str, scale: Scale) -> Iterator[Row]:
+    """Searches for the penalty with each full-batch optimizer."""
+    goals = dict.fromkeys([*FULL_BATCH_SEARCHES][1:])
+    for optimizer in ("lbfgs", "newton"):
+        for l1_ratio in (0.0, 0.5):
+            grid = AlphaGrid(optimizer, l1_ratio)
+            name = f"{title}, {optimizer}{' with L1' if l1_ratio else ''}"
+            yield from grid_search(name, scale, shape=None, grid=grid, goals=goals)
 
 
 # Whole processes, predictions
@@ -447,6 +467,7 @@ CASES = {
             },
         ),
     ),
+    "search-full-batch": Case("15 alpha x 5 folds, breast cancer", full_batch_searches),
     "memory": Case("memory beside X, 1,000,000 x 100", memory),
     "growth": Case("time against rows, x 20, batch 256, an epoch", growth),
     "predict1": Case("predict_proba, 1 row", partial(predict, rows=1, repeats=200)),

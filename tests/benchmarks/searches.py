@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import skorch
 import torch
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import SGDClassifier
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +33,23 @@ class Grid:
     cv: int
     scoring: str
 
+    def small(self) -> Grid:
+        return replace(self, lr=self.lr[-2:], epochs=self.epochs[:2])
+
+
+@dataclass(frozen=True)
+class AlphaGrid:
+    """A search for the strength of the penalty, in full batches."""
+
+    optimizer: str
+    l1_ratio: float
+    alpha: tuple[float, ...] = tuple(np.logspace(-5, 0, 15))
+    cv: int = 5
+    scoring: str = "roc_auc"
+
+    def small(self) -> AlphaGrid:
+        return replace(self, alpha=self.alpha[-3:-1])
+
 
 def breast_cancer() -> Data:
     X, y = load_breast_cancer(return_X_y=True)
@@ -40,12 +57,17 @@ def breast_cancer() -> Data:
 
 
 def search(
-    kind: Any, classifier: Any, X: np.ndarray, y: np.ndarray, g: Grid, **grid: Any
+    kind: Any,
+    classifier: Any,
+    X: np.ndarray,
+    y: np.ndarray,
+    g: Grid | AlphaGrid,
+    **grid: Any,
 ) -> Any:
     pipeline = Pipeline([("scale", StandardScaler()), ("clf", classifier)])
     grid = {f"clf__{name}": list(values) for name, values in grid.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of SGDClassifier: too few epochs
+        warnings.simplefilter("ignore")  # of programs with too few epochs
         return kind(pipeline, grid, scoring=g.scoring, cv=g.cv).fit(X, y)
 
 
@@ -81,6 +103,27 @@ def skorch_net(X: np.ndarray, y: np.ndarray, g: Grid) -> Any:
     return search(GridSearchCV, net, X, y, g, lr=g.lr, max_epochs=g.epochs, **decays)
 
 
+def ours_in_full_batches(kind: Any, X: np.ndarray, y: np.ndarray, g: AlphaGrid) -> Any:
+    clf = TorchLogisticClassifier(
+        optimizer=g.optimizer, epochs=500, l1_ratio=g.l1_ratio, device="cpu"
+    )
+    return search(kind, clf, X, y, g, alpha=g.alpha)
+
+
+def logistic_regression(X: np.ndarray, y: np.ndarray, g: AlphaGrid) -> Any:
+    """With the solver of the same kind, or its only one for a part of L1."""
+    solver = {"lbfgs": "lbfgs", "newton": "newton-cholesky"}[g.optimizer]
+    clf = LogisticRegression(
+        solver="saga" if g.l1_ratio else solver,
+        l1_ratio=g.l1_ratio,
+        max_iter=500,
+        random_state=SEED,
+    )
+    n_rows = len(X) * (g.cv - 1) / g.cv  # of a fold
+    strengths = [1 / (alpha * n_rows) for alpha in g.alpha]
+    return search(GridSearchCV, clf, X, y, g, C=strengths)
+
+
 BATCHED = "BatchedGridSearchCV"
 SEARCHES = {
     BATCHED: partial(ours, BatchedGridSearchCV),
@@ -89,7 +132,11 @@ SEARCHES = {
     "GridSearchCV, skorch": skorch_net,
 }
 
-
+FULL_BATCH_SEARCHES = {
+    BATCHED: partial(ours_in_full_batches, BatchedGridSearchCV),
+    "GridSearchCV, torchlogistic": partial(ours_in_full_batches, GridSearchCV),
+    "GridSearchCV, LogisticRegression": logistic_regression,
+}
 SLOW = {"GridSearchCV, skorch"}  # minutes
 
 
