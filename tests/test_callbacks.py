@@ -784,8 +784,8 @@ def test_lr_scheduler_cycles_momentum_as_with_torchs_own_step(policy, step_every
 
 
 def test_lr_scheduler_on_missing_monitor_says_what_is_missing():
-    scheduler = LRScheduler("ReduceLROnPlateau", monitor="valid_loss")
-    with pytest.raises(ValueError, match="'valid_loss' was not found in history"):
+    scheduler = LRScheduler("ReduceLROnPlateau", monitor="valid_f1")
+    with pytest.raises(ValueError, match="'valid_f1' was not found in history"):
         fit(callbacks=[scheduler])
 
 
@@ -2139,3 +2139,37 @@ def test_names_of_callbacks_have_no_double_underscore():
     clf = classifier(callbacks=[("a__b", Replace())])
     with pytest.raises(ValueError, match="must not contain '__'"):
         clf.fit(X, Y)
+
+
+# What callbacks watch
+
+
+WATCHERS = {
+    "EarlyStopping": (EarlyStopping(), "valid_loss"),
+    "class": (EarlyStopping, "valid_loss"),
+    "Checkpoint": (Checkpoint(), "valid_loss_best"),
+    "LRScheduler": (
+        LRScheduler("ReduceLROnPlateau", monitor="valid_loss"),
+        "valid_loss",
+    ),
+}
+
+
+@pytest.mark.parametrize(("callback", "monitor"), WATCHERS.values(), ids=list(WATCHERS))
+def test_what_watches_validation_rows_needs_some(callback, monitor, folder):
+    clf = classifier(callbacks=[("mine", callback)])
+    instead = monitor.replace("valid", "train")
+    message = f"'mine' watches '{monitor}'.*X_val and y_val.*monitor='{instead}'"
+    with pytest.raises(ValueError, match=message):
+        clf.fit(X, Y)
+    assert not hasattr(clf, "coef_")
+    clf.fit(X, Y, **VALIDATION)
+    clf.set_params(early_stopping=True).fit(X, Y)
+
+
+def test_a_score_may_be_called_validation_loss():
+    score = EpochScoring("neg_log_loss", name="valid_loss", on_train=True)
+    clf = classifier(
+        callbacks=[score, EarlyStopping(patience=2, sink=lambda text: None)]
+    )
+    assert "valid_loss" in clf.fit(X, Y).history_[0]

@@ -174,3 +174,14 @@ def test_l1_of_a_subclass_in_a_fresh_process():
     lines = done.stdout.splitlines()
     assert len(set(lines)) == 1
     assert "0.0" in lines[0]
+
+
+def test_earlier_epochs_are_not_copied():
+    """A run of many short ones would copy a long history each time."""
+    clf = make().partial_fit(X, y, classes=[0, 1])
+    earlier = clf.history_
+    clf.partial_fit(X, y)
+    assert clf.history_ is not earlier
+    assert (len(earlier), len(clf.history_)) == (1, 2)
+    assert clf.history_[0] is earlier[0]
+    assert "batches" not in earlier[0]

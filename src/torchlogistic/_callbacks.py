@@ -21,6 +21,7 @@ from skorch.callbacks import (
     BatchScoring,
     Callback,
     Checkpoint,
+    EarlyStopping,
     EpochScoring,
     InputShapeSetter,
     LRScheduler,
@@ -96,6 +97,29 @@ def check_callbacks(callbacks: list[Any] | None) -> None:
                 f"callbacks has {kind.__name__} under the name {name!r}, and the model "
                 "has the shape of X without it: remove it"
             )
+
+
+def check_monitors(callbacks: Named) -> None:
+    """Raise ValueError for a callback that watches a loss of validation rows.
+
+    For a run without such rows, where skorch would stumble at the end of an epoch.
+    """
+    for name, callback in callbacks:
+        watches = isinstance(callback, EarlyStopping | Checkpoint) or (
+            isinstance(callback, LRScheduler)
+            and "ReduceLROnPlateau"
+            in (getattr(callback.policy, "__name__", ""), callback.policy)
+        )
+        monitor = callback.monitor if watches else None
+        if monitor not in ("valid_loss", "valid_loss_best"):
+            continue
+        if any(getattr(other, "name", None) == "valid_loss" for _, other in callbacks):
+            continue  # a score of that name
+        raise ValueError(
+            f"callback {name!r} watches {monitor!r}, and there are no rows to validate "
+            "on: pass X_val and y_val to fit, set early_stopping=True, or give the "
+            f"callback monitor={monitor.replace('valid', 'train')!r}"
+        )
 
 
 # Which callbacks listen to the batches of the training rows: all that override one of

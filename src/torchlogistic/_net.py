@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ._callbacks import (
     StopTraining,
     asks_to_stop,
     best_checkpoints,
+    check_monitors,
     guarded_checkpoints,
     hears_batches,
     hears_training,
@@ -181,6 +183,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.team = Team()
         self.asked_to_stop = False  # by a callback
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
+        self._earlier: list[dict[str, Any]] = []  # rows that nobody changes
         self._n_rows = len(train_rows)
         self.judge = Judge(objective, train_rows)
 
@@ -266,12 +269,20 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             # Schedulers that continue ask for it.
             group = optimizer.param_groups[0]
             group.setdefault("initial_lr", group["lr"])
-        for row in history:
-            # Callbacks look for records of batches, which are not always kept.
-            self.history_.append({"batches": [{}], **row})
-            for prefix, least in self._least.items():
-                self._least[prefix] = min(least, row.get(f"{prefix}_loss", math.inf))
         callbacks = [callback for _, callback in self.callbacks_]
+        if self.valid_rows is None:
+            check_monitors(self.callbacks_)
+        if len(callbacks) == len(self._default_callbacks):
+            self._earlier = history
+        else:
+            # The user's may write into it, and look for records of batches, which are
+            # not always kept.
+            history = [{"batches": [{}], **row} for row in history]
+        self.history_.extend(history)
+        for prefix in self._least:
+            name = f"{prefix}_loss"
+            known = (row[name] for row in history if name in row)
+            self._least[prefix] = min(known, default=math.inf)
         self._hears_batches = any(map(hears_batches, callbacks))
         self._hears_training = any(map(hears_training, callbacks))
         X = self.train_rows.X
@@ -440,8 +451,11 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         values = self.coef.values.detach().cpu().clone()
         weight, *bias = (part.numpy() for part in self.coef.as_linear(values))
         zeros = np.zeros(len(weight), dtype=weight.dtype)
-        # An epoch that has only begun is none yet.
-        history = [self._kept_of(row) for row in self.history_ if "train_loss" in row]
+        # An epoch that has only begun is none yet. Those of an earlier run stay as they
+        # are: many short runs would copy a long history each.
+        new = islice(self.history_, len(self._earlier), None)
+        kept = [self._kept_of(row) for row in new if "train_loss" in row]
+        history = self._earlier + kept
         attributes = {
             "coef_": np.ascontiguousarray(weight),
             "intercept_": np.ascontiguousarray(bias[0]) if bias else zeros,
