@@ -15,6 +15,26 @@ from torch.optim import Optimizer
 Named = list[tuple[str, Any]]
 
 
+def epoch_record(
+    prefix: str, loss: float, least: float, n_batches: int
+) -> dict[str, Any]:
+    """What the history has of an epoch, by skorch's names.
+
+    Parameters
+    ----------
+    prefix : {"train", "valid"}
+    loss : float
+    least : float
+        The least loss of the epochs before it.
+    n_batches : int
+    """
+    return {
+        f"{prefix}_loss": loss,
+        f"{prefix}_loss_best": loss < least,
+        f"{prefix}_batch_count": n_batches,
+    }
+
+
 def optimizer_state(optimizer: Optimizer, arguments: dict[str, Any]) -> dict[str, Any]:
     """What an optimizer learned, and the arguments it was made with."""
     group = optimizer.param_groups[0]

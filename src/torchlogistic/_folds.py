@@ -12,6 +12,7 @@ import torch
 from sklearn.base import clone
 
 from ._classifier import TorchLogisticClassifier
+from ._continuation import epoch_record
 from ._divergence import Judge
 from ._loss import Loss
 from ._objective import Coefficients, Objective
@@ -173,9 +174,8 @@ class Ending:
         for epoch, losses in enumerate(zip(*self.curves.values(), strict=True)):
             row: dict[str, Any] = {"epoch": epoch + 1}
             for prefix, loss in zip(self.curves, losses, strict=True):
-                row[f"{prefix}_loss"] = loss
-                row[f"{prefix}_loss_best"] = loss < least[prefix]
-                row[f"{prefix}_batch_count"] = n_batches[prefix]
+                record = epoch_record(prefix, loss, least[prefix], n_batches[prefix])
+                row.update(record)
                 least[prefix] = min(least[prefix], loss)
             row["dur"] = self.seconds[epoch]
             history.append(row)

@@ -33,6 +33,7 @@ from ._callbacks import (
     hears_training,
 )
 from ._continuation import (
+    epoch_record,
     optimizer_state,
     restore_optimizer,
     restore_schedules,
@@ -432,13 +433,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         if not math.isfinite(loss):
             epoch = len(self.history_)
             raise self.judge.epoch_divergence(prefix, epoch, loss, self._rate())
-        row, earlier = self.history_[-1], self._least[prefix]
-        best = loss < earlier
-        if best:
-            self._least[prefix] = loss
-        row[f"{prefix}_loss"] = loss
-        row[f"{prefix}_loss_best"] = best
-        row[f"{prefix}_batch_count"] = n_batches
+        least = self._least[prefix]
+        self._least[prefix] = min(least, loss)
+        self.history_[-1].update(epoch_record(prefix, loss, least, n_batches))
 
     def _rate(self) -> float:
         return float(self.optimizer_.param_groups[0]["lr"])
