@@ -85,8 +85,7 @@ class Lockstep(Generic[S]):
         if first.objective.l1:
             self.l1 = np.array([s.objective.l1 for s in solvers]).reshape(-1, *axes)
         n_rows, *columns = first.block.z.shape
-        room = np.empty((5, n_models, n_rows + 1, *columns), dtype)[:, :, :-1]
-        self.room, self.now, self.then = room, room[0], room[1]
+        self._share_out(np.empty((5, n_models, n_rows + 1, *columns), dtype)[:, :, :-1])
         self.weight: Array | None = None
         if any(s.block.weight is not None for s in solvers):
             self.weight = np.ones((n_models, n_rows, *(1 for _ in columns)), dtype)
@@ -112,9 +111,15 @@ class Lockstep(Generic[S]):
         if self.weight is not None:
             self.weight = self.weight[models]
         z = self.now[models]
-        self.room = self.room[:, : len(models)]
-        self.now, self.then = self.room[:2]
+        self._share_out(self.room[:, : len(models)])
         self.now[...] = z
+
+    def _share_out(self, room: Array) -> None:
+        """Name the parts of the room that the models need."""
+        self.room = room
+        # Logits before and after an iteration, and of some models only.
+        self.now, self.then, self.spare, *others = room
+        self.residuals, self.work = others
 
     def epoch(self) -> None:
         """One iteration of each solver that is not done."""
@@ -125,11 +130,8 @@ class Lockstep(Generic[S]):
         self.values, self.gradient = before.copy(), gradient.copy()
         steps = self.advance(before, gradient)
         self.now, self.then = self.then, self.now
-        norms = (
-            as_rows(abs(self.subgradient(self.values, self.gradient)))
-            .max(axis=1)
-            .tolist()
-        )
+        slopes = as_rows(self.subgradient(self.values, self.gradient))
+        norms = abs(slopes).max(axis=1).tolist()
         for m, solver in enumerate(self.solvers):
             coef = solver.coef.arrays
             coef.values[...], coef.gradient[...] = self.values[m], self.gradient[m]
@@ -214,9 +216,9 @@ class Lockstep(Generic[S]):
     def evaluate(self, models: list[int]) -> Array:
         """Mean losses of models at ``values``, with new logits and gradients."""
         k, everyone = len(models), len(models) == len(self.solvers)
-        z = self.then if everyone else self.room[4, :k]
-        logits = Logits(z, self.room[2, :k], self.spans)
-        work = torch.from_numpy(self.room[3, :k])
+        z = self.then if everyone else self.spare[:k]
+        logits = Logits(z, self.residuals[:k], self.spans)
+        work = torch.from_numpy(self.work[:k])
         chosen = slice(None) if everyone else models
         values = self.values[chosen]
         weight = None if self.weight is None else self.weight[chosen]
