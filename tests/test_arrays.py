@@ -10,7 +10,6 @@ from torchlogistic._arrays import (
     TorchNamespace,
     as_array,
     as_tensor,
-    is_definite,
     namespace,
     solve_definite,
 )
@@ -95,5 +94,3 @@ def test_solve_definite(size, small_system, monkeypatch):
     H, b = torch.from_numpy(H), torch.from_numpy(H @ x)
     np.testing.assert_allclose(solve_definite(H, b), x, rtol=1e-8, atol=1e-10)
     assert solve_definite(-H, b) is None
-    assert is_definite(H)
-    assert not is_definite(-H)

@@ -796,3 +796,28 @@ class TestAccepted:
             warnings.simplefilter("always")
             make().fit(X, y, X_val=X, y_val=y).predict(X)
         assert not caught
+
+
+def test_one_row_of_a_stream_on_the_wrong_side_is_no_failure():
+    clf = make().fit(X, y)
+    for _ in range(10):  # without a warning
+        clf.partial_fit(20 * X[:1], 1 - y[:1])
+
+
+def test_a_stream_that_learns_nothing_is_warned_of():
+    clf = make().fit(X, y)
+    rows = np.tile(1000 * X, (4, 1)), np.tile(y, 4)
+    with pytest.warns(ConvergenceWarning, match="mean loss at the end"):
+        for _ in range(12):
+            clf.partial_fit(*rows)
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_a_tol_that_leaves_the_l1_penalty_undecided(optimizer):
+    clf = make(optimizer=optimizer, alpha=1e-3, l1_ratio=0.5, tol=1e-3, epochs=200)
+    message = (
+        r"is not below the L1 penalty, .* = 0\.0005: .*Set tol to .* 5e-05, or less"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        clf.set_params(tol=0.01).fit(X, y)
+    clf.set_params(tol=5e-5).fit(X, y)  # without a warning

@@ -55,7 +55,7 @@ def test_grid_search_saves_its_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         plan,
         "fit_together",
-        lambda members, folds: (
+        lambda members, folds, *advance: (
             runs.append((len(members), len(folds))) or fit_together(members, folds)
         ),
     )

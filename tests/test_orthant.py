@@ -79,11 +79,20 @@ def test_scale_of_the_coordinates_does_not_matter(seed):
 
 
 def test_repeated_coordinates_share_a_value():
-    """A singular matrix, whose system asks for a raised diagonal."""
+    """Nearly: without the raised diagonal, the matrix would be singular."""
     H, gradient, start = problem(6, seed=1)
     repeat = torch.arange(6).repeat(2)
     twice = (H[repeat[:, None], repeat], gradient[repeat], start[repeat] / 2)
+    twice[0].diagonal().add_(1e-9)
     l1 = torch.full_like(twice[2], 0.2)
     u = minimise_quadratic(*twice, l1, tol=1e-8)
     expected = minimise_quadratic(H, gradient, start, l1[:6], tol=1e-8)
     torch.testing.assert_close(u[:6] + u[6:], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [5, 80])
+def test_no_minimum_is_looked_for_where_there_may_be_none(size):
+    H, gradient, start = problem(size, seed=0)
+    H -= 2 * torch.linalg.eigvalsh(H).max() * torch.eye(size, dtype=H.dtype)
+    l1 = torch.full_like(start, 0.1)
+    assert minimise_quadratic(H, gradient, start, l1, tol=1e-8) is None

@@ -36,6 +36,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import EpochScoring
 
 import torchlogistic._plan as plan
+import torchlogistic._search as search_module
 import torchlogistic._together as together
 from torchlogistic import (
     BatchedGridSearchCV,
@@ -190,7 +191,7 @@ def runs(monkeypatch):
     """The numbers of classifiers and folds of each joint run."""
     seen = []
 
-    def fit_together(classifiers, folds):
+    def fit_together(classifiers, folds, *advance):
         seen.append((len(classifiers), len(folds)))
         return original(classifiers, folds)
 
@@ -1089,7 +1090,7 @@ class TestFailures:
         """All are fitted one by one then."""
         expected = GridSearchCV(make(), {"lr": [0.1, 0.2]}, cv=CV).fit(X, y)
 
-        def fit_stack(classifiers, folds):
+        def fit_stack(classifiers, folds, advance):
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr(together, "fit_stack", fit_stack)
@@ -1241,6 +1242,34 @@ class TestIsASearch:
         out, err = capsys.readouterr()
         assert out.count("[CV ") == 12
         assert err == ""
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+    def test_progress_bar_moves_within_a_group(self, optimizer, monkeypatch):
+        bars = []
+
+        class Bar:
+            def __init__(self, total, **kwargs):
+                bars.append(self)
+                self.total, self.n, self.seen = total, 0, []
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+            def update(self, n):
+                assert n == int(n) >= 0
+                self.n += n
+                self.seen.append(self.n)
+
+        monkeypatch.setattr(search_module, "tqdm", Bar)
+        grid = {"alpha": [0.01, 0.1], "epochs": [5, 10]}
+        clf = make(optimizer=optimizer, tol=0.1)
+        BatchedGridSearchCV(clf, grid, cv=3, verbose=1).fit(X, y)
+        (bar,) = bars
+        assert bar.seen[-1] == bar.total == 12
+        assert len({n for n in bar.seen if 0 < n < 12}) >= 2
 
     def test_times_are_shared(self):
         results = self.fitted().cv_results_

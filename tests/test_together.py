@@ -1,6 +1,7 @@
 """Joint fits against single ones: models, histories, errors of folds and of members."""
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -200,7 +201,9 @@ def test_large_folds_are_not_stacked(monkeypatch):
     made = []
     fit_stack = _together.fit_stack
     monkeypatch.setattr(
-        _together, "fit_stack", lambda c, f: made.append(len(f)) or fit_stack(c, f)
+        _together,
+        "fit_stack",
+        lambda c, f, a: made.append(len(f)) or fit_stack(c, f, a),
     )
     check([make(lr=lr) for lr in (0.01, 0.1)], folds_of(X, y))
     assert made == [1, 1, 1]
@@ -439,6 +442,17 @@ class TestFullBatch:
         for row in fit_together(members, folds_of(X, y)):
             assert isinstance(row[0], ConvergenceWarning)
             assert row[1].n_iter_ > 1
+
+
+def test_one_of_a_lockstep_that_raises(monkeypatch):
+    """Its second derivatives overflow; the others go on, and nobody begins anew."""
+    monkeypatch.setattr(_together, "fit_single", None)
+    clfs = [make(optimizer="newton", pos_weight=w, alpha=0.1) for w in (1, 1e308, 2)]
+    (outcomes,) = fit_together(clfs, [Fold(X, y)])
+    assert isinstance(outcomes[1], ValueError)
+    assert re.search("overflow|diverged", str(outcomes[1]))
+    for clf, outcome in zip(clfs[::2], outcomes[::2], strict=True):
+        np.testing.assert_array_equal(outcome.coef_, clf.fit(X, y).coef_)
 
 
 def test_newton_refuses_hessians_that_do_not_fit(monkeypatch):

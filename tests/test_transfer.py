@@ -18,7 +18,7 @@ from torchlogistic import (
     _arrays,
     _batches,
     _gradient,
-    _newton,
+    _hessian,
     _transfer,
     _validation,
 )
@@ -47,7 +47,7 @@ def as_on_a_device(monkeypatch):
     monkeypatch.setattr(_arrays, "for_numpy", lambda tensor: False)
     monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 16 * 5 * 8)
     monkeypatch.setattr(_gradient, "STREAMED_BYTES", 70 * 5 * 8)
-    monkeypatch.setattr(_newton, "DEVICE_HESSIAN_BYTES", 90 * 9 * 8)
+    monkeypatch.setattr(_hessian, "DEVICE_HESSIAN_BYTES", 90 * 9 * 8)
 
 
 def test_host_waits_before_it_writes():

@@ -211,11 +211,12 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     Small systems on the CPU by NumPy, which wakes no threads for them: torch does, and
     that can take longer than the rest.
     """
+    if for_numpy(H) and len(H) <= SERIAL_SYSTEM:
+        small = solve_small(H.numpy(), b.numpy())
+        return None if small is None else torch.from_numpy(small)
     if for_numpy(H) and len(H) <= SMALL_SYSTEM:
         try:
             L = np.linalg.cholesky(H.numpy())
-            if len(L) <= SERIAL_SYSTEM:  # one call in place of two
-                return torch.from_numpy(np.linalg.solve(H.numpy(), b.numpy()))
             x = _substitute(L.T, _substitute(L, b.numpy()), backward=True)
         except np.linalg.LinAlgError:
             return None
@@ -226,15 +227,17 @@ def solve_definite(H: Tensor, b: Tensor) -> Tensor | None:
     return torch.cholesky_solve(b[:, None], factor).squeeze(1)
 
 
-def is_definite(H: Tensor) -> bool:
-    """Whether a symmetric matrix is positive definite: whether it has a factor."""
-    if for_numpy(H) and len(H) <= SMALL_SYSTEM:
-        try:
-            np.linalg.cholesky(H.numpy())
-        except np.linalg.LinAlgError:
-            return False
-        return True
-    return not torch.linalg.cholesky_ex(H).info.item()
+def solve_small(H: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """The same for up to ``SERIAL_SYSTEM`` equations, or a stack of such systems.
+
+    None unless all are positive definite, and have solutions that are numbers.
+    """
+    try:
+        np.linalg.cholesky(H)
+        x = np.linalg.solve(H, b)  # with the factor it would take two calls
+    except np.linalg.LinAlgError:
+        return None
+    return x if np.isfinite(x).all() else None
 
 
 def _substitute(T: np.ndarray, b: np.ndarray, *, backward: bool = False) -> np.ndarray:

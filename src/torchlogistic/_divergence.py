@@ -20,6 +20,8 @@ SUSPECT, EXPLODED = 2.0, 3e4
 # which on more epochs would not help.
 BEGUN, FAR = 10, 10.0
 CHECKED_ROWS = 1000
+# Of fewer rows of a stream a few that are on the wrong side make a high loss.
+STREAMED_ROWS = 100
 # Of features whose standard deviations are no larger, the scale is not what is wrong.
 SCALED = 10.0
 # An lr that suits scaled features; the default.
@@ -28,10 +30,19 @@ SUITS = 0.1
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares the losses of a run with that of equal probabilities for all classes."""
+    """Compares the losses of a run with that of equal probabilities for all classes.
+
+    Parameters
+    ----------
+    objective : Objective
+    rows : Rows
+    whole : bool
+        Whether these are all rows there are, and not a part of a stream.
+    """
 
     objective: Objective
     rows: Rows
+    whole: bool = True
 
     @property
     def null_loss(self) -> float:
@@ -94,7 +105,8 @@ class Judge:
         null = self.null_loss
         if not loss <= DIVERGED * null:
             at = f"after epoch {len(history)}"
-            what = f"{at} the mean loss of {len(block)} rows was {loss:.3g}"
+            rows = "1 row" if len(block) == 1 else f"{len(block)} rows"
+            what = f"{at} the mean loss of {rows} was {loss:.3g}"
             raise self.divergence(what, lr)
         if loss <= SUSPECT * null:
             return
@@ -102,7 +114,7 @@ class Judge:
         if worst > EXPLODED * null:
             what = f"in epoch {epoch}, the worst, the mean loss was {worst:.3g}"
             raise self.divergence(what, lr)
-        if len(history) >= BEGUN:
+        if len(history) >= BEGUN and (self.whole or len(block) >= STREAMED_ROWS):
             warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of equal probabilities for all classes. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +31,11 @@ from ._validation import (
 from ._weighting import Weighting, drop_weightless
 
 Outcome = TorchLogisticClassifier | Exception
+Advance = Callable[[float], None]  # hears how many more fits are done
+
+
+def nobody(fits: float) -> None:
+    """Does not listen."""
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 Classifiers that differ in ``epochs`` are moments of one run. Each run has its own steps
 and its own end, to the bit those of a single fit: on badly scaled rows "lbfgs"
-magnifies any rounding until other candidates win. Where the rows are few, runs go on
-in lockstep, as an iteration costs more calls than it computes. Else they come one after
-the other, and only one at a time has logits and a Hessian in memory.
+magnifies any rounding until other candidates win. Where the rows are few, and for
+"newton" the coefficients, runs go on in lockstep, as an iteration costs more calls than
+it computes. Else they come one after the other, and only one at a time has logits and a
+Hessian in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ import torch
 from ._arrays import SERIAL_ENTRIES, SERIAL_SYSTEM
 from ._callbacks import StopEarly
 from ._classifier import TorchLogisticClassifier
-from ._folds import Ending, Outcome, Prepared, objective_of, weighting_of
+from ._folds import (
+    Advance,
+    Ending,
+    Outcome,
+    Prepared,
+    nobody,
+    objective_of,
+    weighting_of,
+)
 from ._gradient import write_logits
 from ._lockstep import Lockstep
 from ._loss import make_loss
@@ -34,6 +43,7 @@ from ._weighting import Weighting
 
 # Of the logits of all models in lockstep: torch shares no call on them among threads.
 LOCKSTEP_ENTRIES = SERIAL_ENTRIES
+LOCKSTEP_BYTES = 2**26  # of logits, pairs and Hessians, about
 LOCKSTEP_NEWTON = SERIAL_SYSTEM  # coefficients of a Hessian that costs calls above all
 
 
@@ -52,23 +62,32 @@ class JointFullBatch:
         for members in self.runs.values():
             members.sort(key=lambda i: classifiers[i].epochs)
 
-    def fit(self) -> list[list[Outcome]]:
+    def fit(self, advance: Advance = nobody) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
         found = []
         for fold in self.folds:
             outcomes: dict[int, Outcome] = {}
             for part in self._parts(fold):
                 self._train(part, fold, outcomes)
+                advance(sum(map(len, part)))
             found.append([outcomes[i] for i in range(len(self.classifiers))])
         return found
 
     def _parts(self, fold: Prepared) -> list[list[list[int]]]:
-        """The members of the runs, by which of them go on in lockstep."""
+        """The members of the runs, by which of them go on in lockstep.
+
+        Those with an L1 penalty and those without do not do so together.
+        """
+        clf = self.classifiers[0]
         n_outputs = make_loss(len(fold.classes)).n_outputs
-        size = max(LOCKSTEP_ENTRIES // (len(fold.rows.y) * n_outputs), 1)
-        if find_solver(self.classifiers[0].optimizer).full_batch is Newton:
-            n_coefficients = n_outputs * fold.rows.X.shape[1]
+        n_logits = len(fold.rows.y) * n_outputs
+        n_coefficients = n_outputs * (fold.rows.X.shape[1] + clf.fit_intercept)
+        entries = 5 * n_logits + 20 * n_coefficients
+        size = LOCKSTEP_ENTRIES // n_logits
+        if find_solver(clf.optimizer).full_batch is Newton:
+            entries += 3 * n_coefficients**2
             size = size if n_coefficients <= LOCKSTEP_NEWTON else 1
+        size = max(min(size, LOCKSTEP_BYTES // (8 * entries)), 1)
         by_kind: dict[bool, list[list[int]]] = {}
         for members in self.runs.values():
             has_l1 = bool(objective_of(self.classifiers[members[0]]).l1)
@@ -111,7 +130,12 @@ def advance_together(
     start = time.perf_counter()
     lockstep = in_lockstep([run.solver for run in runs])
     while runs:
-        lockstep.epoch()
+        try:
+            lockstep.epoch()
+        except Exception:  # of one, who will raise it again
+            for run in runs:
+                run.advance(found)
+            return
         seconds = (time.perf_counter() - start) / len(runs)
         start = time.perf_counter()
         for run in runs:

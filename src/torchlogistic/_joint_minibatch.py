@@ -14,7 +14,15 @@ from torch.optim import Optimizer
 from ._candidates import CandidateRun, Settings
 from ._classifier import TorchLogisticClassifier
 from ._divergence import CHECKED_ROWS, SUSPECT
-from ._folds import Ending, Outcome, Prepared, objective_of, weighting_of
+from ._folds import (
+    Advance,
+    Ending,
+    Outcome,
+    Prepared,
+    nobody,
+    objective_of,
+    weighting_of,
+)
 from ._loss import Loss, make_loss
 from ._rows import Rows
 from ._rules import NUMBERS
@@ -102,12 +110,13 @@ class JointMiniBatch:
         """What a column depends on."""
         return [rule_settings(clf)[0], *objective_of(clf)]
 
-    def fit(self) -> list[list[Outcome]]:
+    def fit(self, advance: Advance = nobody) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
         found: list[dict[int, Outcome]] = [{} for _ in self.folds]
         size = max(1, SLICE_BYTES // self._bytes_of_one())
         for start in range(0, len(self.leaders), size):
-            self._fit_columns(range(len(self.leaders))[start : start + size], found)
+            columns = range(len(self.leaders))[start : start + size]
+            self._fit_columns(columns, found, advance)
         return [
             [outcomes[i] for i in range(len(self.classifiers))] for outcomes in found
         ]
@@ -122,7 +131,9 @@ class JointMiniBatch:
         entries += 2 * n_rows * k * ((k > 1) + (len(weights) > 1))
         return entries * 8
 
-    def _fit_columns(self, columns: range, found: list[dict[int, Outcome]]) -> None:
+    def _fit_columns(
+        self, columns: range, found: list[dict[int, Outcome]], advance: Advance
+    ) -> None:
         members = [
             i for i, column in enumerate(self.column_of) if column in set(columns)
         ]
@@ -133,6 +144,7 @@ class JointMiniBatch:
             if epoch and not record.all_stopped:
                 start = time.perf_counter()
                 record.add(run.epoch(), start)
+                advance(len(members) * len(self.folds) / last)
             due = [i for i in members if self.classifiers[i].epochs == epoch]
             if due:
                 record.take(due, found)

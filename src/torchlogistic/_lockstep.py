@@ -1,22 +1,23 @@
 """Full-batch solvers of many models of the same few rows, in lockstep.
 
 An iteration on a few hundred rows is some eighty calls that compute next to nothing.
-Here most of them are made once for all models: coefficients, gradients, directions and
-logits of the models are rows of one array each.
+Here those that do not add up are made once for all models: coefficients, gradients,
+directions and logits of the models are rows of one array each.
 
 Each model ends at the bits at which it ends by itself. Where numbers add up, in
 products and in sums, every model has its own call or its own row, in which the order
 does not depend on the others. Functions of the logits are vectorized, and at the end of
 a vector they may round otherwise than within it: the logits of a model are therefore a
-vector of its own, with a gap to the next one, and cut into the same pieces. What
-happens rarely, as a first step that is not good enough, a model's own solver does.
+vector of its own, with a gap to the next one, and cut into the same pieces. What is
+seldom needed, as the search after a first step that is not good enough, or has no form
+for several models, as the quadratic with an L1 norm, a model's own solver does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class Logits:
 
 
 class Lockstep(Generic[S]):
-    """Iterations of several solvers; abstract: a subclass defines ``advance``.
+    """Iterations of several solvers; abstract: a subclass defines ``advance`` and
+    ``conclude``.
 
     Between two epochs each solver is where it would be by itself.
 
@@ -171,9 +173,11 @@ class Lockstep(Generic[S]):
         """
         if not models:
             return {}
-        self.values[models] += direction[models]
+        chosen = self.choose(models)
+        direction = direction[chosen]
+        self.values[chosen] += direction
         losses = self.evaluate(models)
-        slopes = inner(as_rows(self.gradient[models]), as_rows(direction[models]))
+        slopes = inner(as_rows(self.gradient[chosen]), as_rows(direction))
         found = {}
         points = self.points(1.0, losses, slopes, models)
         for m, point in zip(models, points, strict=True):
@@ -186,14 +190,19 @@ class Lockstep(Generic[S]):
         self, step: float, losses: Array, slopes: Array, models: list[int]
     ) -> list[Point]:
         """Models where they are, given their mean losses."""
-        weight = self.values[models, : self.coef.n_features]
+        chosen = self.choose(models)
+        weight = self.values[chosen][:, : self.coef.n_features]
         rows = as_rows(weight)
-        penalties = self.l2[models].reshape(-1) / 2 * inner(rows, rows)
+        penalties = self.l2[chosen].reshape(-1) / 2 * inner(rows, rows)
         if self.l1 is not None:
             norms = as_rows(abs(weight)).astype(np.float64).sum(axis=1)
-            penalties = penalties + self.l1[models].reshape(-1) * norms
+            penalties = penalties + self.l1[chosen].reshape(-1) * norms
         columns = (losses + penalties).tolist(), slopes.tolist(), losses.tolist()
         return [Point(step, *numbers) for numbers in zip(*columns, strict=True)]
+
+    def choose(self, models: list[int]) -> Any:
+        """An index for models, which copies nothing if it is of all."""
+        return slice(None) if len(models) == len(self.solvers) else models
 
     def origins(self, slopes: Array) -> list[Point]:
         """All models where their steps start."""
@@ -215,11 +224,11 @@ class Lockstep(Generic[S]):
 
     def evaluate(self, models: list[int]) -> Array:
         """Mean losses of models at ``values``, with new logits and gradients."""
-        k, everyone = len(models), len(models) == len(self.solvers)
+        k, chosen = len(models), self.choose(models)
+        everyone = isinstance(chosen, slice)
         z = self.then if everyone else self.spare[:k]
         logits = Logits(z, self.residuals[:k], self.spans)
         work = torch.from_numpy(self.work[:k])
-        chosen = slice(None) if everyone else models
         values = self.values[chosen]
         weight = None if self.weight is None else self.weight[chosen]
         self._write_residuals(values, weight, logits)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ._arrays import SERIAL_SYSTEM, Array, as_tensor
+from ._arrays import SERIAL_SYSTEM, Array, as_tensor, solve_small
 from ._hessian import in_pieces
 from ._line_search import Point
 from ._lockstep import Lockstep, Step, as_rows, inner
-from ._newton import Newton
+from ._newton import Newton, refuse_overflow
 from ._rows import Block
 
 
@@ -57,6 +57,7 @@ class NewtonLockstep(Lockstep[Newton]):
     def _directions(self, before: Array, gradient: Array) -> Array:
         """Newton's directions, of the shape of the coefficients of all models."""
         H = self._hessians()
+        refuse_overflow(torch.from_numpy(H))  # before any solver has changed
         steps = self._undamped_steps(H, gradient)
         if steps is None:
             found = [
@@ -74,17 +75,11 @@ class NewtonLockstep(Lockstep[Newton]):
         """The steps of all models, where none has or needs a damped Hessian."""
         if self.l1 is not None or any(solver.damping for solver in self.solvers):
             return None
-        if H.shape[-1] > SERIAL_SYSTEM or not np.isfinite(H).all():
+        if H.shape[-1] > SERIAL_SYSTEM:
             return None
         right = -as_rows(gradient).astype(np.float64)
-        try:
-            np.linalg.cholesky(H)
-            steps = np.linalg.solve(H, right[:, :, None])
-        except np.linalg.LinAlgError:
-            return None
-        if not np.isfinite(steps).all():
-            return None
-        return steps.reshape(gradient.shape)
+        steps = solve_small(H, right[:, :, None])
+        return None if steps is None else steps.reshape(gradient.shape)
 
     def _hessians(self) -> Array:
         """The Hessian of each model: (n_models, p, p)."""

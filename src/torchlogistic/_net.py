@@ -143,6 +143,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         A full-batch solver in place of mini-batches; an epoch is one iteration.
     tol : float
         Its tolerance.
+    whole : bool, default=True
+        Whether the rows are all there are, and not a part of a stream.
     **kwargs
         Of :class:`skorch.NeuralNet`; ``batch_size`` is a number.
     """
@@ -160,6 +162,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         shuffle: bool,
         full_batch: type[FullBatch] | None,
         tol: float,
+        whole: bool = True,
         **kwargs: Any,
     ) -> None:
         history = QuickHistory()
@@ -186,7 +189,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
         self._earlier: list[dict[str, Any]] = []  # rows that nobody changes
         self._n_rows = len(train_rows)
-        self.judge = Judge(objective, train_rows)
+        self.judge = Judge(objective, train_rows, whole=whole)
 
     # Construction
 
@@ -280,10 +283,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             # not always kept.
             history = [{"batches": [{}], **row} for row in history]
         self.history_.extend(history)
-        for prefix in self._least:
-            name = f"{prefix}_loss"
-            known = (row[name] for row in history if name in row)
-            self._least[prefix] = min(known, default=math.inf)
+        if earlier is not None:
+            self._least = dict(earlier["least"])
         self._hears_batches = any(map(hears_batches, callbacks))
         self._hears_training = any(map(hears_training, callbacks))
         X = self.train_rows.X
@@ -464,7 +465,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             "batch_size_": self.batch_size,
             "_run": self._run_state(),
         }
-        if any("valid_loss" in row for row in history):
+        if self._least["valid"] < math.inf:
             valid = [row.get("valid_loss", math.nan) for row in history]
             attributes["validation_loss_curve_"] = valid
         return attributes
@@ -480,6 +481,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return {
             "seed": self.stream.seed,
             "n_draws": self.stream.n_draws,
+            "least": self._least,
             "schedules": schedule_states(self.callbacks_),
             **optimizer_state(self.optimizer_, self._optimizer_arguments()),
             **self.facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._arrays import Array, accumulator, as_array, is_definite, solve_definite
+from ._arrays import Array, accumulator, as_array, solve_definite
 from ._fullbatch import FullBatch
 from ._hessian import Hessian
 from ._line_search import Line, Point, armijo_step, wolfe_step
@@ -79,13 +79,8 @@ class Newton(FullBatch):
 
     def aim(self, H: Tensor) -> Array:
         """The direction of a step, given the Hessian, whose memory it takes."""
-        coef = self.coef
-        if not torch.isfinite(H).all():
-            raise ValueError(
-                "optimizer='newton': second derivatives overflow. Scale the features, "
-                "e.g. make_pipeline(StandardScaler(), TorchLogisticClassifier())."
-            )
-        gradient = coef.gradient.to(self.wide)
+        refuse_overflow(H)
+        gradient = self.coef.gradient.to(self.wide)
         if self.objective.l1:
             return self.as_direction(self._proximal_step(H, gradient))
         return self.as_direction(self._damped_step(H, gradient))
@@ -119,6 +114,8 @@ class Newton(FullBatch):
 
     def conclude(self, origin: Point, point: Point, norm: float | None = None) -> bool:
         """Take note of where an iteration ended; False if it led nowhere."""
+        if not origin.slope < 0:
+            return self._take_all_rows()
         before = self.gradient_norm
         went_on = self.arrive(origin, point, norm)
         if point.step == 1.0 and self.gradient_norm <= SLOW * before:
@@ -154,22 +151,33 @@ class Newton(FullBatch):
     def _proximal_step(self, H: Tensor, gradient: Tensor) -> Tensor:
         """Step to the minimum of the quadratic model plus the L1 norm.
 
-        Raises the diagonal of H by as much as rounding may have lowered it: the model
-        of a matrix that is not positive definite has no minimum.
+        Raises the diagonal of H by as much as rounding may have lowered it, and further
+        where the model has no minimum.
         """
-        diagonal = H.diagonal()
-        undamped, scale = diagonal.clone(), diagonal.mean()
-        damping = max(torch.finfo(self.coef.values.dtype).eps, 1e-12)
-        diagonal += damping * scale
-        while not is_definite(H) and damping <= MAX_DAMPING:
-            damping *= 10
-            torch.add(undamped, scale, alpha=damping, out=diagonal)
         coef = self.coef
         values = coef.values.to(self.wide)
         l1 = torch.zeros_like(values)
         if not coef.frozen[0]:
             l1[: coef.n_features] = self.objective.l1
-        best = minimise_quadratic(
-            H, gradient.flatten(), values.flatten(), l1.flatten(), tol=0.1 * self.tol
+        diagonal = H.diagonal()
+        undamped, scale = diagonal.clone(), diagonal.mean()
+        least = max(torch.finfo(coef.values.dtype).eps, 1e-12)
+        damping = max(self.damping, least)
+        while damping <= MAX_DAMPING:
+            torch.add(undamped, scale, alpha=damping, out=diagonal)
+            model = H, gradient.flatten(), values.flatten(), l1.flatten()
+            best = minimise_quadratic(*model, tol=0.1 * self.tol)
+            if best is not None:
+                self.damping = damping / 10 if damping > least else 0.0
+                return best.view(values.shape) - values
+            damping *= 10
+        return torch.zeros_like(values)
+
+
+def refuse_overflow(H: Tensor) -> None:
+    """Raise ValueError for second derivatives that are not numbers."""
+    if not torch.isfinite(H).all():
+        raise ValueError(
+            "optimizer='newton': second derivatives overflow. Scale the features, e.g. "
+            "make_pipeline(StandardScaler(), TorchLogisticClassifier())."
         )
-        return best.view(values.shape) - values

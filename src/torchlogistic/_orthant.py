@@ -6,16 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import SERIAL_SYSTEM, Array, as_array, solve_definite
+from ._arrays import SERIAL_SYSTEM, Array, as_array, solve_definite, solve_small
 
 MAX_CHANGES = 1000  # of signs
 FEWEST = 10  # coordinates that may leave zero at once
-FIRST_DAMPING, MAX_DAMPING = 1e-12, 1.0  # shares of the diagonal
 
 
 def minimise_quadratic(
     H: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, *, tol: float
-) -> Tensor:
+) -> Tensor | None:
     """Minimise ``gradient'(u - start) + (u - start)'H(u - start)/2 + sum l1 |u|``.
 
     A search for the signs of the minimum [1]_. With the signs of the moment, a linear
@@ -28,15 +27,16 @@ def minimise_quadratic(
     Parameters
     ----------
     H : Tensor of shape (p, p)
-        Positive semidefinite, with a positive diagonal.
+        Symmetric.
     gradient, start, l1 : Tensor of shape (p,)
     tol : float
         By how much a subgradient may miss zero.
 
     Returns
     -------
-    u : Tensor of shape (p,)
-        With exact zeros.
+    u : Tensor of shape (p,) or None
+        With exact zeros. None if H is not positive definite on the coordinates that are
+        not zero on the way: there may be no minimum then.
 
     References
     ----------
@@ -62,7 +62,10 @@ def minimise_quadratic(
             pull[joining] += bound[joining] * sign[joining]
             free[joining] = True
         change = np.zeros_like(u)
-        change[free] = _solve(matrix, free, -pull[free])
+        solution = _solve(matrix, free, -pull[free])
+        if solution is None:
+            return None
+        change[free] = solution
         steps = [change]
         flipped = (bound > 0) & ((u + change) * sign < 0)
         if flipped.any():
@@ -113,42 +116,21 @@ def _walk(
     return (-before[end] / bend if bend > 0 else 1.0) * change
 
 
-def _solve(H: Array, free: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve the system of the free coordinates, its diagonal raised where it must be.
-
-    What solves it then is still a way down.
-    """
+def _solve(H: Array, free: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """Solve the system of the free coordinates; None if it is not definite."""
     chosen = np.flatnonzero(free)
     if isinstance(H, np.ndarray):
         matrix = H.take(chosen, axis=0).take(chosen, axis=1)
-        quick = _solve_small(matrix, right)
-        if quick is not None:
-            return quick
+        if len(chosen) <= SERIAL_SYSTEM:
+            return solve_small(matrix, right)
         system = torch.from_numpy(matrix)
     else:
         index = torch.from_numpy(chosen).to(H.device)
         system = H[index][:, index]
-    b = torch.from_numpy(right).to(system)
-    diagonal, damping = system.diagonal().clone(), 0.0
-    while damping <= MAX_DAMPING:
-        solution = solve_definite(system, b)
-        if solution is not None and torch.isfinite(solution).all():
-            return solution.cpu().numpy()
-        damping = max(10 * damping, FIRST_DAMPING)
-        system.diagonal().copy_((1 + damping) * diagonal)
-    return (b / diagonal).cpu().numpy()
-
-
-def _solve_small(H: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    """Solve a small definite system, with as few calls as it takes; else None."""
-    if len(H) > SERIAL_SYSTEM:
+    solution = solve_definite(system, torch.from_numpy(right).to(system))
+    if solution is None or not torch.isfinite(solution).all():
         return None
-    try:
-        np.linalg.cholesky(H)
-        solution = np.linalg.solve(H, right)
-    except np.linalg.LinAlgError:
-        return None
-    return solution if np.isfinite(solution).all() else None
+    return solution.cpu().numpy()
 
 
 def _times(H: Array, vector: np.ndarray) -> np.ndarray:

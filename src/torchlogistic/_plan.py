@@ -23,7 +23,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
-from ._folds import Fold
+from ._folds import Advance, Fold, nobody
 from ._scoring import score_all
 from ._together import can_join, fit_together, in_common
 
@@ -191,7 +191,10 @@ def group_key(estimator: Any) -> str | None:
 
 
 def fit_group(
-    estimators: Sequence[Any], splits: Sequence[int], work: Work
+    estimators: Sequence[Any],
+    splits: Sequence[int],
+    work: Work,
+    advance: Advance = nobody,
 ) -> list[list[Scored]]:
     """Fit and score a group on some splits: for each split and estimator."""
     start = time.perf_counter()
@@ -209,7 +212,7 @@ def fit_group(
         else:
             folds[split] = Fold(X, y, weight_of(estimator, params)[1])
     classifiers = [head_and_classifier(estimator)[1] for estimator in estimators]
-    found = fit_together(classifiers, list(folds.values()))
+    found = fit_together(classifiers, list(folds.values()), advance)
     outcomes = dict(zip(folds, found, strict=True))
     seconds = (time.perf_counter() - start) / (len(estimators) * len(splits))
     results = []
@@ -239,7 +242,10 @@ def assembled(estimator: Any, head: Pipeline | None, classifier: Any) -> Any:
 
 
 def fit_alone(
-    estimators: Sequence[Any], splits: Sequence[int], work: Work
+    estimators: Sequence[Any],
+    splits: Sequence[int],
+    work: Work,
+    advance: Advance = nobody,
 ) -> list[list[Scored]]:
     """The same for one estimator on one split, as scikit-learn's search does it."""
     (estimator,), (split,) = estimators, splits
@@ -254,6 +260,20 @@ def fit_alone(
     if scored.error is None:
         work.score(estimator, split, scored)
     return [[scored]]
+
+
+class Progress:
+    """A bar over fits, which moves by whole ones."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar, self.fits = bar, 0.0
+
+    def advance(self, fits: float) -> None:
+        self.reach(self.fits + fits)
+
+    def reach(self, fits: float) -> None:
+        self.fits = fits
+        self.bar.update(int(fits) - self.bar.n)
 
 
 class Plan:
@@ -297,15 +317,23 @@ class Plan:
             (fit_alone, [i], [split])
             for i, split in product(self.alone, range(n_splits))
         ]
+        progress = Progress(bar)
+        # From other processes and threads nothing is heard before a task is done.
+        alone = joblib.effective_n_jobs(n_jobs) == 1
+        heard = [progress.advance] if alone else []
         parallel = Parallel(n_jobs, pre_dispatch=pre_dispatch, return_as="generator")
         results = parallel(
-            delayed(function)([self.estimators[i] for i in members], part, self.work)
+            delayed(function)(
+                [self.estimators[i] for i in members], part, self.work, *heard
+            )
             for function, members, part in tasks
         )
         found: dict[tuple[int, int], Scored] = {}
+        done = 0
         for (_, members, part), rows in zip(tasks, results, strict=True):
             for split, row in zip(part, rows, strict=True):
                 found.update(zip(product(members, [split]), row, strict=True))
-            bar.update(len(members) * len(part))
+            done += len(members) * len(part)
+            progress.reach(done)
         pairs = product(range(len(self.estimators)), range(n_splits))
         return [found[pair] for pair in pairs]

@@ -9,7 +9,15 @@ import numpy as np
 from sklearn.base import clone
 
 from ._classifier import TorchLogisticClassifier
-from ._folds import Fold, Outcome, Prepared, prepare, weighting_of
+from ._folds import (
+    Advance,
+    Fold,
+    Outcome,
+    Prepared,
+    nobody,
+    prepare,
+    weighting_of,
+)
 from ._joint_fullbatch import JointFullBatch
 from ._joint_minibatch import JointMiniBatch, rule_settings
 from ._loss import make_loss
@@ -71,7 +79,9 @@ def in_common(clf: TorchLogisticClassifier) -> dict[str, Any]:
 
 
 def fit_together(
-    classifiers: Sequence[TorchLogisticClassifier], folds: Sequence[Fold]
+    classifiers: Sequence[TorchLogisticClassifier],
+    folds: Sequence[Fold],
+    advance: Advance = nobody,
 ) -> list[list[Outcome]]:
     """Fit each classifier on each fold, in as few runs as possible.
 
@@ -80,6 +90,8 @@ def fit_together(
     classifiers : list of TorchLogisticClassifier
         All :func:`can_join`, and alike but for the parameters ``DIFFERING``.
     folds : list of Fold
+    advance : callable, optional
+        Hears how many more fits are done, parts of them included.
 
     Returns
     -------
@@ -113,7 +125,7 @@ def fit_together(
             stacks.setdefault(key, []).append(i)
         for members in stacks.values():
             try:
-                stack = fit_stack(classifiers, [prepared[i] for i in members])
+                stack = fit_stack(classifiers, [prepared[i] for i in members], advance)
             except Exception:  # one of all, who must not suffer for it
                 stack = [
                     [fit_single(clf, folds[i]) for clf in classifiers] for i in members
@@ -132,7 +144,9 @@ def fit_single(clf: TorchLogisticClassifier, fold: Fold) -> Outcome:
 
 
 def fit_stack(
-    classifiers: Sequence[TorchLogisticClassifier], folds: list[Prepared]
+    classifiers: Sequence[TorchLogisticClassifier],
+    folds: list[Prepared],
+    advance: Advance,
 ) -> list[list[Outcome]]:
     """Fit on folds that can be stacked those whose weights suit the labels."""
     errors: dict[int, Exception] = {}
@@ -145,7 +159,7 @@ def fit_stack(
     able = [clf for i, clf in enumerate(classifiers) if i not in errors]
     in_full_batches = find_solver(classifiers[0].optimizer).full_batch is not None
     joint = JointFullBatch if in_full_batches else JointMiniBatch
-    outcomes = joint(able, folds).fit() if able else [[] for _ in folds]
+    outcomes = joint(able, folds).fit(advance) if able else [[] for _ in folds]
     for found in outcomes:
         for i, failure in errors.items():
             found.insert(i, failure)

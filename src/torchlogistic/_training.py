@@ -147,6 +147,7 @@ def run(estimator: Any, task: Task) -> LogisticNet:
         ),
         full_batch=solver.full_batch,
         tol=estimator.tol,
+        whole=task.whole,
         optimizer=solver.torch_class,
         lr=estimator.lr,
         max_epochs=task.epochs,
@@ -181,7 +182,10 @@ def facts_of(estimator: Any, weighting: Weighting, rows: Labelled) -> dict[str, 
 def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
     """Warn if a full-batch solver ended anywhere but at the optimum."""
     separated = not estimator.alpha and solver.separated
-    if solver.converged and not separated:
+    l1 = estimator.alpha * estimator.l1_ratio
+    # The gradient that is left says no more of a weight than whether it is zero.
+    undecided = 0 < l1 <= estimator.tol and solver.gradient_norm > l1 / 10
+    if solver.converged and not (separated or undecided):
         return
     side = "within" if solver.converged else "above"
     at = (
@@ -193,11 +197,18 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"{at}, but there is no optimum: the coefficients separate the classes, so "
             "that larger ones are always better. Set alpha > 0 for a finite optimum."
         )
+    elif solver.converged:
+        message = (
+            f"{at}, which is not below the L1 penalty, alpha * l1_ratio = {l1:g}: "
+            "which coefficients are zero is not decided yet. Set tol to a tenth of "
+            f"that, {l1 / 10:.2g}, or less."
+        )
     elif solver.stalled:
         dtype = str(solver.coef.values.dtype).removeprefix("torch.")
+        finer = "" if dtype == "float64" else "use dtype='float64', "
         message = (
             f"{at}, and no step lowers the loss any more in {dtype}. Scale the "
-            "features, use dtype='float64', or accept a larger tol."
+            f"features, {finer}or accept a larger tol."
         )
     else:
         message = (

@@ -409,10 +409,11 @@ def hold_out(
     if n_found != [len(classes)] * 2:
         counts = np.bincount(rows.y, minlength=len(classes))
         sizes = dict(zip(classes.tolist(), counts.tolist(), strict=True))
+        remedy = ", or change validation_fraction" if counts.min() > 1 else ""
         raise ValueError(
             f"early_stopping=True cannot hold out validation_fraction={fraction} of "
             f"{len(index)} rows with every class in both parts; rows per class: "
-            f"{sizes}. Pass X_val and y_val, or change validation_fraction."
+            f"{sizes}. Pass X_val and y_val{remedy}."
         ) from cause
     train, held_out = parts
     return rows[np.sort(train)], rows[np.sort(held_out)]
