@@ -187,7 +187,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.team = Team()
         self.asked_to_stop = False  # by a callback
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
-        self._earlier: list[dict[str, Any]] = []  # rows that nobody changes
+        # Rows of the history that nobody changes.
+        self._earlier: list[dict[str, Any]] = []
+        self._earlier_losses: list[float] = []
         self._n_rows = len(train_rows)
         self.judge = Judge(objective, train_rows, whole=whole)
 
@@ -249,7 +251,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
     # The run
 
     def train(
-        self, earlier: dict[str, Any] | None, history: list[dict[str, Any]]
+        self,
+        earlier: dict[str, Any] | None,
+        history: list[dict[str, Any]],
+        losses: list[float],
     ) -> None:
         """Run the epochs.
 
@@ -259,6 +264,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             The attribute ``_run`` of the fit that this one continues.
         history : list of dict
             History of that run.
+        losses : list of float
+            Losses of its epochs.
 
         Raises
         ------
@@ -277,7 +284,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         if self.valid_rows is None:
             check_monitors(self.callbacks_)
         if len(callbacks) == len(self._default_callbacks):
-            self._earlier = history
+            self._earlier, self._earlier_losses = history, losses
         else:
             # The user's may write into it, and look for records of batches, which are
             # not always kept.
@@ -459,7 +466,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             "intercept_": np.ascontiguousarray(bias[0]) if bias else zeros,
             "classes_": self.classes,
             "n_iter_": len(history),
-            "loss_curve_": [row["train_loss"] for row in history],
+            "loss_curve_": self._earlier_losses + [row["train_loss"] for row in kept],
             "history_": history,
             "device_": self.device,
             "batch_size_": self.batch_size,

@@ -157,7 +157,8 @@ def run(estimator: Any, task: Task) -> LogisticNet:
         **{f"optimizer__{name}": value for name, value in arguments.items()},
     ).initialize()
     try:
-        net.train(earlier, estimator.history_ if earlier else [])
+        curves = (estimator.history_, estimator.loss_curve_) if earlier else ([], [])
+        net.train(earlier, *curves)
     finally:
         for callback in own:
             if isinstance(callback, EpochBar):
