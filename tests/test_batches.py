@@ -68,6 +68,7 @@ def chunk_bytes(request, monkeypatch):
         monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
     monkeypatch.setattr(_batches, "LARGE_CHUNK_BYTES", large)
     monkeypatch.setattr(_batches, "TASK_BYTES", 100)
+    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 100)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -121,6 +122,7 @@ def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
 
 def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
     monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 1)
     monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
     batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
     expected = list(loaded(100, 16, seed=7, epochs=3, validation=False))
@@ -139,6 +141,7 @@ def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for_again(
 ):
     monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
     monkeypatch.setattr(_batches, "TASK_BYTES", 3 * 8 * 8)
+    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 3 * 8 * 8)
     monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
     batches = make_batches(make_rows(200), 16, epochs=3)
     gather, main, ended = Copier._gather, [], []

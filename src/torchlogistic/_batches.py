@@ -25,12 +25,15 @@ from ._transfer import Fill, Slot
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
 # batches in it are read twice, once for the logits and once for the gradient.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
+# The same where another thread may copy: from its cache each chunk comes to this one's
+# anyhow, and larger ones are handed over less often.
+AHEAD_CHUNK_BYTES = 2**20
 # The same for batches of which not even two fit: in the cache that the cores share.
 LARGE_CHUNK_BYTES = 2**22
 # Batches that a chunk may hold where their updates are recorded as one CUDA graph: so
 # many that its launch costs nothing, so few that it is soon recorded.
 CHUNK_BATCHES = {"cuda": 512}
-# Copies of more bytes are cut into tasks that threads share.
+# Copies into larger chunks are cut into tasks of so many bytes, which threads share.
 TASK_BYTES = 2**19
 # Of more bytes of X, what comes next is copied while other threads compute: it is not
 # in a cache, and takes longer than telling them.
@@ -68,7 +71,7 @@ class Copier:
         targets = self._targets(block)
         if isinstance(rows, slice):
             return [partial(self._copy, rows, targets)]
-        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= TASK_BYTES:
+        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= AHEAD_CHUNK_BYTES:
             return [partial(self._gather, rows, targets)]
         step = -(-len(block) // -(-block.X.nbytes // TASK_BYTES))
         pieces = [slice(i, i + step) for i in range(0, len(block), step)]
@@ -202,7 +205,8 @@ class Batches:
         # Whether another thread copies what comes next. Larger batches, whose gradient
         # threads share, are copied by all of them.
         many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
-        self.ahead = many and team.size > 1 and self.device.type == "cpu"
+        self.may_be_ahead = many and self.device.type == "cpu"
+        self.ahead = self.may_be_ahead and team.size > 1
         self.rooms = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
 
@@ -227,6 +231,8 @@ class Batches:
         # rows cost more than what a column of ones saves.
         if not small:
             fitting = max(LARGE_CHUNK_BYTES // self.batch_bytes, 1)
+        elif self.may_be_ahead:  # or is: no sum may depend on the number of threads
+            fitting = max(AHEAD_CHUNK_BYTES // self.batch_bytes, fitting)
         capacity = min(fitting * batch_size, n_rows)
         allocate = partial(
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
