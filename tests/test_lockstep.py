@@ -145,10 +145,11 @@ def test_few_steps_are_left_to_the_solvers(kind, monkeypatch):
     )
     lockstep = SOLVERS[kind["optimizer"]].lockstep(solvers)
     n_epochs = 0
-    while lockstep.solvers and n_epochs < 200:
+    while lockstep.solvers and n_epochs < 100:
         n_epochs += len(lockstep.solvers)
         lockstep.epoch()
-    assert len(searches) < n_epochs / 3
+    least = len(solvers) if kind["optimizer"] == "lbfgs" else 0
+    assert least <= len(searches) < n_epochs / 3
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

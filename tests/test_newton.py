@@ -125,3 +125,14 @@ def test_a_direction_that_is_not_a_number_leads_nowhere():
     assert point.step == 0
     assert not solver.conclude(origin, point)
     assert (coef.values == 0).all()
+
+
+def test_repeated_features_with_an_l1_penalty():
+    """Without the raised diagonal of the Hessian they have no Newton step."""
+    X, y = large_rows(200)
+    clf = TorchLogisticClassifier(
+        optimizer="newton", alpha=0.02, l1_ratio=1.0, tol=1e-9, device="cpu"
+    )
+    once, twice = clone(clf).fit(X, y), clone(clf).fit(np.hstack([X, X]), y)
+    both = twice.coef_[:, :4] + twice.coef_[:, 4:]
+    np.testing.assert_allclose(both, once.coef_, atol=1e-7)

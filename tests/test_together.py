@@ -15,6 +15,7 @@ from torchlogistic import (
     TorchLogisticClassifier,
     _joint_fullbatch,
     _joint_minibatch,
+    _lockstep,
     _together,
 )
 from torchlogistic._folds import Fold
@@ -364,7 +365,7 @@ class TestFullBatch:
         self.compare(members, folds_of(X, y))
 
     def test_more_candidates_than_go_together(self, optimizer, monkeypatch):
-        monkeypatch.setattr(_joint_fullbatch, "LOCKSTEP_ENTRIES", 130)  # of 40 each
+        monkeypatch.setattr(_lockstep, "LOCKSTEP_ENTRIES", 130)  # of 40 each
         members = [
             make(optimizer=optimizer, alpha=a, l1_ratio=r, epochs=50)
             for a in np.logspace(-3, 0, 5)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ._arrays import SERIAL_ENTRIES, SERIAL_SYSTEM
 from ._callbacks import StopEarly
 from ._classifier import TorchLogisticClassifier
 from ._folds import (
@@ -25,14 +24,12 @@ from ._folds import (
     Ending,
     Outcome,
     Prepared,
-    nobody,
     objective_of,
     weighting_of,
 )
 from ._gradient import write_logits
 from ._lockstep import Lockstep
 from ._loss import make_loss
-from ._newton import Newton
 from ._objective import Objective, allocate_coefficients
 from ._rows import view_block
 from ._solvers import find_solver
@@ -40,11 +37,6 @@ from ._threads import Team
 from ._training import warn_if_short
 from ._validation import to_rows
 from ._weighting import Weighting
-
-# Of the logits of all models in lockstep: torch shares no call on them among threads.
-LOCKSTEP_ENTRIES = SERIAL_ENTRIES
-LOCKSTEP_BYTES = 2**26  # of logits, pairs and Hessians, about
-LOCKSTEP_NEWTON = SERIAL_SYSTEM  # coefficients of a Hessian that costs calls above all
 
 
 class JointFullBatch:
@@ -55,6 +47,9 @@ class JointFullBatch:
     ) -> None:
         self.classifiers, self.folds = classifiers, folds
         self.team = Team()
+        in_lockstep = find_solver(classifiers[0].optimizer).lockstep
+        assert in_lockstep is not None
+        self.in_lockstep = in_lockstep
         # Classifiers that differ in epochs only are moments of one run.
         self.runs: dict[str, list[int]] = {}
         for i, clf in enumerate(classifiers):
@@ -62,7 +57,7 @@ class JointFullBatch:
         for members in self.runs.values():
             members.sort(key=lambda i: classifiers[i].epochs)
 
-    def fit(self, advance: Advance = nobody) -> list[list[Outcome]]:
+    def fit(self, advance: Advance) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
         found = []
         for fold in self.folds:
@@ -78,16 +73,10 @@ class JointFullBatch:
 
         Those with an L1 penalty and those without do not do so together.
         """
-        clf = self.classifiers[0]
         n_outputs = make_loss(len(fold.classes)).n_outputs
+        length = fold.rows.X.shape[1] + self.classifiers[0].fit_intercept
         n_logits = len(fold.rows.y) * n_outputs
-        n_coefficients = n_outputs * (fold.rows.X.shape[1] + clf.fit_intercept)
-        entries = 5 * n_logits + 20 * n_coefficients
-        size = LOCKSTEP_ENTRIES // n_logits
-        if find_solver(clf.optimizer).full_batch is Newton:
-            entries += 3 * n_coefficients**2
-            size = size if n_coefficients <= LOCKSTEP_NEWTON else 1
-        size = max(min(size, LOCKSTEP_BYTES // (8 * entries)), 1)
+        size = self.in_lockstep.most(n_logits, length * n_outputs)
         by_kind: dict[bool, list[list[int]]] = {}
         for members in self.runs.values():
             has_l1 = bool(objective_of(self.classifiers[members[0]]).l1)
@@ -110,9 +99,7 @@ class JointFullBatch:
             except Exception as error:
                 found.update(dict.fromkeys(members, error))
         if len(runs) > 1:
-            in_lockstep = find_solver(self.classifiers[0].optimizer).lockstep
-            assert in_lockstep is not None
-            advance_together(runs, in_lockstep, found)
+            advance_together(runs, self.in_lockstep, found)
         else:
             for run in runs:
                 run.advance(found)

@@ -19,7 +19,6 @@ from ._folds import (
     Ending,
     Outcome,
     Prepared,
-    nobody,
     objective_of,
     weighting_of,
 )
@@ -110,7 +109,7 @@ class JointMiniBatch:
         """What a column depends on."""
         return [rule_settings(clf)[0], *objective_of(clf)]
 
-    def fit(self, advance: Advance = nobody) -> list[list[Outcome]]:
+    def fit(self, advance: Advance) -> list[list[Outcome]]:
         """Outcomes for each fold and each classifier."""
         found: list[dict[int, Outcome]] = [{} for _ in self.folds]
         size = max(1, SLICE_BYTES // self._bytes_of_one())

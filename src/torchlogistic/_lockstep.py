@@ -22,10 +22,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from ._arrays import Array, as_array, as_tensor
+from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor
 from ._fullbatch import FullBatch
 from ._line_search import Point, has_fallen, has_levelled
 from ._loss import Loss
+
+# Of the logits of all models: torch shares no call on them among threads.
+LOCKSTEP_ENTRIES = SERIAL_ENTRIES
+LOCKSTEP_BYTES = 2**26  # of what all models need, about
 
 S = TypeVar("S", bound=FullBatch)
 Step = tuple[Point, Point]  # where it starts and where it ends
@@ -53,10 +57,10 @@ class Logits:
 
 
 class Lockstep(Generic[S]):
-    """Iterations of several solvers; abstract: a subclass defines ``advance`` and
-    ``conclude``.
+    """Iterations of several solvers; abstract.
 
-    Between two epochs each solver is where it would be by itself.
+    A subclass defines ``advance``, ``conclude`` and what a model needs. Between two
+    epochs each solver is where it would be by itself.
 
     Parameters
     ----------
@@ -96,6 +100,18 @@ class Lockstep(Generic[S]):
                     weight[...] = solver.block.weight
         for z, solver in zip(self.now, solvers, strict=True):
             z[...] = solver.block.z
+
+    @classmethod
+    def most(cls, n_logits: int, n_coefficients: int) -> int:
+        """How many models go on together: one where nothing is gained by more."""
+        entries = 5 * n_logits + cls.entries(n_coefficients)
+        fitting = LOCKSTEP_BYTES // (8 * entries)
+        return max(min(LOCKSTEP_ENTRIES // n_logits, fitting), 1)
+
+    @staticmethod
+    def entries(n_coefficients: int) -> int:
+        """How many numbers a model needs beside its logits, about."""
+        raise NotImplementedError
 
     def keep(self, solvers: list[S]) -> None:
         """Go on with some of the solvers."""

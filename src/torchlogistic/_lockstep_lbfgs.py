@@ -10,7 +10,7 @@ from ._arrays import Array
 from ._lbfgs import LBFGS, falls_as_expected
 from ._line_search import MAX_TRIALS, Point
 from ._lockstep import Lockstep, Step, as_rows, inner
-from ._pairs import Pairs
+from ._pairs import MEMORY, Pairs
 
 
 class LBFGSLockstep(Lockstep[LBFGS]):
@@ -19,6 +19,10 @@ class LBFGSLockstep(Lockstep[LBFGS]):
     def __init__(self, solvers: list[LBFGS]) -> None:
         super().__init__(solvers)
         self.pairs = Pairs(as_rows(self.values))
+
+    @staticmethod
+    def entries(n_coefficients: int) -> int:
+        return 2 * MEMORY * n_coefficients
 
     def select(self, models: list[int]) -> None:
         super().select(models)

@@ -29,6 +29,16 @@ class NewtonLockstep(Lockstep[Newton]):
                 self.parts[-1].append((piece, rows))
                 start = rows.stop
 
+    @classmethod
+    def most(cls, n_logits: int, n_coefficients: int) -> int:
+        if n_coefficients > SERIAL_SYSTEM:  # its Hessian computes more than it calls
+            return 1
+        return super().most(n_logits, n_coefficients)
+
+    @staticmethod
+    def entries(n_coefficients: int) -> int:
+        return 3 * n_coefficients**2  # the Hessian, its factor and a copy
+
     def advance(self, before: Array, gradient: Array) -> list[Step]:
         direction = self._directions(before, gradient)
         slopes = inner(as_rows(gradient), as_rows(direction))
