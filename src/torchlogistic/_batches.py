@@ -64,7 +64,11 @@ class Copier:
 
     def copy(self, rows: slice | Array, block: Block) -> None:
         """Copy consecutive rows, or those of an index of shape (len(block),)."""
-        self.team.run(self.tasks(rows, block))
+        tasks = self.tasks(rows, block)
+        if len(tasks) == 1:
+            tasks[0]()
+        else:
+            self.team.run(tasks)
 
     def tasks(self, rows: slice | Array, block: Block) -> list[Task]:
         """The same as tasks, which threads may share."""
@@ -238,7 +242,7 @@ class Batches:
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
-        self._order = self._copied
+        self._order = self._copied_ahead if self.ahead else self._copied
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self._order = self._kept
             self.copier.copy(slice(None), rooms[0].full.span)
@@ -263,15 +267,22 @@ class Batches:
 
     def _copied(self, seed: int) -> Iterator[Visit]:
         order = self._permutation(seed) if self.shuffle else None
+        for start in self._starts:
+            chunk = self._chunk(self.rooms[0], start)
+            self.copier.copy(self._rows(order, start), chunk.span)
+            yield chunk.batches, chunk.span
+
+    def _copied_ahead(self, seed: int) -> Iterator[Visit]:
+        """The same, while another thread copies what comes next."""
+        order = self._permutation(seed) if self.shuffle else None
         rooms, starts, n_chunks = self.rooms, self._starts, len(self._starts)
-        ahead = len(rooms) > 1
         pending: Task | None = None  # what completes the copy that was begun last
         ended = False
 
         def begin(i: int) -> tuple[Chunk, Task]:
             chunk = self._chunk(rooms[i % len(rooms)], starts[i])
             tasks = self.copier.tasks(self._rows(order, starts[i]), chunk.span)
-            return chunk, self.copier.team.begin(tasks, 1 if ahead else None)
+            return chunk, self.copier.team.begin(tasks, helpers=1)
 
         try:
             for i in range(n_chunks):
@@ -280,7 +291,7 @@ class Batches:
                 complete, pending = pending, None
                 complete()
                 ready = chunk
-                if ahead and i + 1 < n_chunks:
+                if i + 1 < n_chunks:
                     chunk, pending = begin(i + 1)
                 if i == 0:
                     self._draw_ahead()

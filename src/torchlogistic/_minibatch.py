@@ -19,6 +19,7 @@ from ._graphs import GraphedSteps, find_recorder
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._rules import InPlaceStep, Listener
+from ._small_gradient import SmallGradient
 from ._steps import make_step
 from ._threads import Team
 
@@ -55,8 +56,17 @@ class MiniBatch:
         self.coef = coef
         self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
-        make_gradient = self._share_gradient if self.shared else objective.make_gradient
-        self.step = make_step(objective, coef, optimizer, make_gradient)
+        self._sum_losses = objective.loss_sum
+        make_gradient, make_descent = objective.make_gradient, None
+        if self.shared:
+            make_gradient = self._share_gradient
+        elif not batches.may_be_ahead and SmallGradient.serves(
+            objective, coef, batches.rooms[0].full.span
+        ):
+            small = SmallGradient(objective, coef)
+            self._sum_losses = small.loss_sum
+            make_gradient, make_descent = small.make_gradient, small.make_descent
+        self.step = make_step(objective, coef, optimizer, make_gradient, make_descent)
         # Whether each gradient adds the loss of its batch. Of several gradients of a
         # batch, for an optimizer that asks for them, the first one's logits remain.
         self._adds_losses = self.shared and not self.step.needs_closure
@@ -97,7 +107,7 @@ class MiniBatch:
         for batches, span in self.batches:
             yield batches, span
             if not self._adds_losses:
-                self._add_loss(self.objective.loss_sum(span))
+                self._add_loss(self._sum_losses(span))
 
     def _share_gradient(
         self, coef: Coefficients, like: Block

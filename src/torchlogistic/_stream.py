@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -84,8 +85,7 @@ class RandomStream:
 
         Of many rows they have 32 bits: half the memory, drawn in half the time.
         """
-        self._permutation.manual_seed(seed)
-        dtype = torch.int32 if MANY_ROWS <= n_rows < 2**31 else torch.int64
-        return torch.randperm(
-            n_rows, generator=self._permutation, dtype=dtype, device="cpu"
-        )
+        draw = partial(torch.randperm, generator=self._permutation.manual_seed(seed))
+        if MANY_ROWS <= n_rows < 2**31:
+            return draw(n_rows, dtype=torch.int32, device="cpu")
+        return draw(n_rows, device="cpu")
