@@ -69,6 +69,8 @@ def chunk_bytes(request, monkeypatch):
     monkeypatch.setattr(_batches, "LARGE_CHUNK_BYTES", large)
     monkeypatch.setattr(_batches, "TASK_BYTES", 100)
     monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 100)
+    if request.param != "one chunk":
+        monkeypatch.setattr(_batches, "PADDED_BYTES", 0)
 
 
 @pytest.mark.parametrize("validation", [False, True])

@@ -38,6 +38,9 @@ TASK_BYTES = 2**19
 # Of more bytes of X, what comes next is copied while other threads compute: it is not
 # in a cache, and takes longer than telling them.
 AHEAD_BYTES = 2**22
+# Up to so many bytes of X are copied once with the column of ones that a buffer has: a
+# row is then copied by one call of memcpy. More would not stay in a core's cache.
+PADDED_BYTES = 2**20
 
 
 class Copier:
@@ -56,8 +59,15 @@ class Copier:
         if rows.weight is not None:
             self.arrays.append(as_array(rows.weight))
 
+    def add_ones(self) -> None:
+        """Copy from rows with a column of ones, which have no gaps in a buffer."""
+        X = self.arrays[0]
+        if isinstance(X, np.ndarray):  # a device copies them in one call as they are
+            self.arrays[0] = np.ones((len(X), X.shape[1] + 1), dtype=X.dtype)
+            self.arrays[0][:, :-1] = X
+
     def _targets(self, block: Block) -> list[Array]:
-        targets = [block.X[:, : block.n_features], block.y]
+        targets = [block.X[:, : self.arrays[0].shape[1]], block.y]
         if block.weight is not None:
             targets.append(block.weight.reshape(-1))
         return targets
@@ -242,6 +252,8 @@ class Batches:
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
+        if small and fit_intercept and not in_order and rows.X.nbytes <= PADDED_BYTES:
+            self.copier.add_ones()
         self._order = self._copied_ahead if self.ahead else self._copied
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self._order = self._kept

@@ -235,8 +235,6 @@ class Buffer:
             weight=None if self.weight is None else self.weight[rows],
             z=as_array(logits),
             r=as_array(residual),
-            logits=logits,
-            residual=residual,
             n_features=X.shape[2] - self.stack.settings.fit_intercept,
             scale=as_array(scale),
         )

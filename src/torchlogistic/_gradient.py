@@ -72,7 +72,7 @@ class PieceGradient:
         groups = block.groups = block.groups or cut(block)
         kernel = None if self._failed else find_kernel(groups[0].pieces[0])
         if kernel is None:
-            sums = self.each(groups, partial(self._sums, coef=coef))
+            sums = self.each(partial(self._sums, coef=coef), groups)
         else:
             sums = [self._kernel_sums(group, coef, kernel) for group in groups]
         weight, intercept = sums[0].weight, sums[0].intercept
@@ -90,7 +90,7 @@ class PieceGradient:
             return sums[0].loss
         return torch.stack([part.loss for part in sums]).sum()
 
-    def each(self, items: list[S], function: Callable[[S], T]) -> list[T]:
+    def each(self, function: Callable[[S], T], items: list[S]) -> list[T]:
         """Results of a function for each item, computed by the team."""
         if len(items) == 1:
             return [function(items[0])]
@@ -223,7 +223,7 @@ class FullGradient:
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
         """Mean over rows of sums that a function gives for parts of the block."""
         pairs = list(zip(self.groups, self._spans, strict=True))
-        parts = self._pieces.each(pairs, lambda pair: function(pair[0].rows, pair[1]))
+        parts = self._pieces.each(lambda pair: function(pair[0].rows, pair[1]), pairs)
         return sum(parts[1:], parts[0]) / len(self.block)
 
     def project(self, coef: Coefficients, direction: Array) -> Array:

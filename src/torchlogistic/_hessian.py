@@ -56,7 +56,7 @@ class Hessian:
         block = block if stride == 1 else block.every(stride)
         serial = self.is_serial(stride)
         sum_products = partial(self._sum_products, serial=serial)
-        H, *others = self.full.each(self.parts(block, serial=serial), sum_products)
+        H, *others = self.full.each(sum_products, self.parts(block, serial=serial))
         for other in others:
             H += other
         H = as_tensor(self.complete(as_array(H), len(block), self.full.objective.l2))

@@ -40,10 +40,14 @@ LARGE = 80.0  # exponentials of larger logits, or their sums, may overflow in fl
 class Logits(Protocol):
     """Logits and residuals of rows, as tensors and as the arrays of ``_arrays``."""
 
-    logits: Tensor
-    residual: Tensor
     z: Array
     r: Array
+
+    @property
+    def logits(self) -> Tensor: ...
+
+    @property
+    def residual(self) -> Tensor: ...
 
 
 class BinaryCrossEntropy:

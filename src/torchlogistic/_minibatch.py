@@ -9,6 +9,8 @@ copied to the host, and the loss of an epoch is computed from the logits it left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -56,7 +58,8 @@ class MiniBatch:
         self.coef = coef
         self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
-        self._sum_losses = objective.loss_sum
+        self._sum_losses: Callable[[Block], Any]
+        self._sum_losses = partial(objective.loss_sum, each=self.pieces.each)
         make_gradient, make_descent = objective.make_gradient, None
         if self.shared:
             make_gradient = self._share_gradient

@@ -48,7 +48,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +70,8 @@ from ._arrays import (
 if TYPE_CHECKING:
     from ._loss import Loss
     from ._rows import Block, Rows
+
+Each = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]  # as the built-in map
 
 
 class Coefficients:
@@ -248,8 +250,11 @@ class Objective:
         gradient = coef.arrays.weight_gradient
         gradient += self.l2 * coef.arrays.weight
 
-    def loss_sum(self, block: Block) -> Tensor:
-        """Sum of the weighted losses at the logits that stand in the block: ()."""
+    def loss_sum(self, block: Block, each: Each = map) -> Tensor:
+        """Sum of the weighted losses at the logits that stand in the block: ().
+
+        ``each`` may compute the parts of a large block in several threads.
+        """
         z, y, n_rows = block.logits, block.targets, len(block)
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
         # In parts, for which torch starts no threads of its own. A device takes all at
@@ -258,11 +263,12 @@ class Objective:
         if n_rows <= step or not isinstance(block.y, np.ndarray):
             return self._sum_losses(z, y, weight)
         parts = [slice(start, start + step) for start in range(0, n_rows, step)]
-        sums = [
-            self._sum_losses(z[rows], y[rows], None if weight is None else weight[rows])
-            for rows in parts
-        ]
-        return torch.stack(sums).sum()
+
+        def part_sum(rows: slice) -> Tensor:
+            part = None if weight is None else weight[rows]
+            return self._sum_losses(z[rows], y[rows], part)
+
+        return torch.stack(list(each(part_sum, parts))).sum()
 
     def _sum_losses(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         values = self.loss.value(z, y)

@@ -58,25 +58,39 @@ class Block:
     """Some rows, with room for what is computed of them, as arrays of ``_arrays``.
 
     ``y``, ``z`` and ``r`` have the shape of the logits; ``weight`` has a last axis of
-    length one where they have two axes, so that it multiplies them. ``logits`` and
-    ``residual`` are tensors with the memory of ``z`` and ``r``.
+    length one where they have two axes, so that it multiplies them.
     """
 
     X: Array  # (n_rows, n_features [+ 1]); a last column may be ones
     Xt: Array  # its transpose
     y: Array
     weight: Array | None
-    z: Array
-    r: Array
-    logits: Tensor
-    residual: Tensor
+    z: Array  # logits
+    r: Array  # residuals
     n_features: int
     scale: Number  # 1 / n_rows
     groups: Any = None  # its pieces, once it was cut by ``_gradient``
     transfer: Transfer | None = None  # what brings X, which is on the host
+    # Made when they are first asked for: most of many small blocks never are.
+    _logits: Tensor | None = None
+    _residual: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def logits(self) -> Tensor:
+        """The tensor with the memory of ``z``."""
+        if self._logits is None:
+            self._logits = as_tensor(self.z)
+        return self._logits
+
+    @property
+    def residual(self) -> Tensor:
+        """The tensor with the memory of ``r``."""
+        if self._residual is None:
+            self._residual = as_tensor(self.r)
+        return self._residual
 
     @property
     def features(self) -> Tensor:
@@ -88,55 +102,38 @@ class Block:
         return as_tensor(self.y)
 
     def __getitem__(self, rows: slice) -> Block:
-        return self.split(rows.stop - rows.start, rows)[0]
+        return self._part(rows, block_scale(rows.stop - rows.start, self.y))
 
     def every(self, step: int) -> Block:
         """Every ``step``-th row, as views."""
-        X = self.X[::step]
-        columns = X, X.T, self.y[::step]
-        weight = None if self.weight is None else self.weight[::step]
-        tensors = self.logits[::step], self.residual[::step]
-        arrays = self.z[::step], self.r[::step]
-        scale = block_scale(len(X), self.y)
+        rows = slice(None, None, step)
+        return self._part(rows, block_scale(len(self.y[rows]), self.y))
+
+    def split(self, size: int) -> list[Block]:
+        """Cut into blocks of so many rows, the last one of fewer."""
+        n_rows = len(self)
+        rest = n_rows % size
+        scale = block_scale(size, self.y)
+        starts = range(0, n_rows - rest, size)
+        blocks = [self._part(slice(i, i + size), scale) for i in starts]
+        if rest:
+            blocks.append(self[n_rows - rest : n_rows])
+        return blocks
+
+    def _part(self, rows: slice, scale: Number) -> Block:
+        X, weight = self.X[rows], self.weight
         return Block(
-            *columns,
-            weight,
-            *arrays,
-            *tensors,
+            X,
+            X.T,
+            self.y[rows],
+            None if weight is None else weight[rows],
+            self.z[rows],
+            self.r[rows],
             self.n_features,
             scale,
             None,
             self.transfer,
         )
-
-    def split(self, size: int, rows: slice = slice(0, None)) -> list[Block]:
-        """Cut into blocks of so many rows, the last one of fewer."""
-        parts = [torch.split(t[rows], size) for t in (self.logits, self.residual)]
-        scale = block_scale(size, self.y)
-        blocks = []
-        start, end, _ = rows.indices(len(self))
-        for logits, residual in zip(*parts, strict=True):
-            n_rows = min(size, end - start)
-            piece = slice(start, start + n_rows)
-            start += size
-            X = self.X[piece]
-            blocks.append(
-                Block(
-                    X,
-                    X.T,
-                    self.y[piece],
-                    None if self.weight is None else self.weight[piece],
-                    self.z[piece],
-                    self.r[piece],
-                    logits,
-                    residual,
-                    self.n_features,
-                    scale if n_rows == size else block_scale(n_rows, self.y),
-                    None,
-                    self.transfer,
-                )
-            )
-        return blocks
 
 
 def block_scale(n_rows: int, like: Array) -> Number:
@@ -153,7 +150,7 @@ def make_block(
 ) -> Block:
     arrays = X, X.T, y, weight, as_array(logits), as_array(residual)
     scale = block_scale(len(y), y)
-    return Block(*arrays, logits, residual, n_features, scale)
+    return Block(*arrays, n_features, scale)
 
 
 def buffer_block(
