@@ -36,7 +36,15 @@ from searches import (
 )
 from solution import Solution, gradient, gradient_norm, objective
 from table import Row, at_least, at_most, seconds
-from timing import Measure, Times, alternate, read_only, timed
+from timing import (
+    Measure,
+    Times,
+    alternate,
+    gathered,
+    multiplied,
+    read_only,
+    timed,
+)
 from torchlogistic import TorchLogisticClassifier
 from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
@@ -113,13 +121,16 @@ def epochs(title: str, scale: Scale) -> Iterator[Row]:
     yield from rows
     in_order = replace(s, shuffle=False)
     measures = {SGD: epoch_of(SGD, X, y, s), "in order": epoch_of(SGD, X, y, in_order)}
-    measures["limit"] = read_only(X)
+    measures["limit"], measures["gathered"] = read_only(X), gathered(X, s.batch_size)
     for name in names:
         measures[name] = scaled(epoch_of(name, *part(name), s), parts[name])
     times = alternate(measures, scale.rounds(7))
     limits = {SGD: ("shuffled", 0.25), "in order": ("in order", 0.4)}
     for name, (order, goal) in limits.items():
         yield share_row(f"{title}, {order}", times, name, scale.goal(goal))
+    yield bound_row(
+        f"{title}, shuffled", "gathering its rows alone", times["gathered"], times
+    )
     raced = {name: times[name] for name in [SGD, *names]}
     for row in compared(title, raced, SGD, goals, scale):
         few = parts[row.against] > 1
@@ -137,6 +148,13 @@ def share_row(title: str, times: Times, name: str, goal: float | None) -> Row:
         share=f"{share:.2f} of the limit",
         goal=at_least(goal, share),
     )
+
+
+def bound_row(title: str, against: str, bound: list[float], times: Times) -> Row:
+    """The share that some work would reach if it took no more than a part of it."""
+    pairs = zip(times["limit"], bound, strict=True)
+    share = statistics.median(limit / part for limit, part in pairs)
+    return Row(title, against, share=f"would be {share:.2f} of the limit")
 
 
 def growth(title: str, scale: Scale) -> Iterator[Row]:
@@ -182,10 +200,14 @@ def full_gradient(title: str, scale: Scale) -> Iterator[Row]:
         OWN: timed(partial(full.evaluate, coef), 3),
         "torch's X @ w and X.T @ r": timed(lambda: (tensor @ w, tensor.T @ r), 3),
         "limit": read_only(X),
+        "cached": multiplied(X),
     }
     alternate(measures, 1)  # warm
     times = alternate(measures, scale.rounds(15))
     yield share_row(title, times, OWN, scale.goal(0.5))
+    cached = times.pop("cached")
+    both = [sum(pair) for pair in zip(times["limit"], cached, strict=True)]
+    yield bound_row(title, "reading X, and its products from the cache", both, times)
     del times["limit"]
     yield from compared(title, times, OWN, {}, scale)
 

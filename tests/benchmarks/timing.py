@@ -1,11 +1,13 @@
-"""Measuring: seconds in alternating rounds, ratios, and the machine's limit."""
+"""Measuring: seconds in alternating rounds, ratios, and the machine's limits."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +61,40 @@ def read_only(X: np.ndarray) -> Measure:
     """A sum over X: reading it once is the least that any pass over it takes."""
     tensor = torch.from_numpy(X)
     return timed(tensor.sum)
+
+
+def in_threads(work: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
+    """Do some work on parts of the rows, in as many threads as torch has."""
+    n_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(work, np.array_split(rows, n_threads)))
+
+
+def gathered(X: np.ndarray, batch_size: int) -> Measure:
+    """Rows in a random order into buffers in the cache, as a shuffled epoch needs."""
+    order = np.random.default_rng(0).permutation(len(X))
+
+    def gather(order: np.ndarray) -> None:
+        buffer = np.empty((batch_size, X.shape[1]), dtype=X.dtype)
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            X.take(part, 0, buffer[: len(part)], "clip")
+
+    return timed(partial(in_threads, gather, order))
+
+
+def multiplied(X: np.ndarray) -> Measure:
+    """``X w`` and ``X' r`` of as many rows, with X in the cache."""
+    n_rows = 2**18 // X.shape[1]  # which NumPy's BLAS multiplies in one thread
+    w = np.ones(X.shape[1], dtype=X.dtype)
+
+    def multiply(starts: np.ndarray) -> None:
+        piece, z, g = X[:n_rows].copy(), np.empty(n_rows, dtype=X.dtype), w.copy()
+        for _ in starts:
+            piece.dot(w, z)
+            piece.T.dot(z, g)
+
+    return timed(partial(in_threads, multiply, np.arange(0, len(X), n_rows)))
 
 
 @contextmanager
