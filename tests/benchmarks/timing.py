@@ -89,7 +89,8 @@ def multiplied(X: np.ndarray) -> Measure:
     w = np.ones(X.shape[1], dtype=X.dtype)
 
     def multiply(starts: np.ndarray) -> None:
-        piece, z, g = X[:n_rows].copy(), np.empty(n_rows, dtype=X.dtype), w.copy()
+        piece, g = X[:n_rows].copy(), w.copy()
+        z = np.empty(len(piece), dtype=X.dtype)
         for _ in starts:
             piece.dot(w, z)
             piece.T.dot(z, g)
