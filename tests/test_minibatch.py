@@ -93,6 +93,18 @@ def test_the_same_with_every_optimizer(n_classes, optimizer, alpha, l1_ratio):
     assert_same_epochs(*both, listener=lambda: None)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_coefficients_that_are_all_frozen_stay(optimizer):
+    run = solver(optimizer=optimizer)
+    for parameter in run.step.optimizer.param_groups[0]["params"]:
+        parameter.requires_grad_(False)
+    before = run.coef.values.clone()
+    run.epoch()
+    assert run.coef.values.equal(before)
+    assert run.loss > 0
+
+
 def assert_same_epochs(whole, parts, listener=None):
     for _ in range(3):
         whole.epoch()

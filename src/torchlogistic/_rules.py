@@ -366,7 +366,7 @@ class SGDStep(InPlaceStep):
         self, like: Block, listener: Listener | None = None
     ) -> Callable[[Block], None]:
         bent = self.has_momentum or self.decays or self.maximize or self.l1
-        whole = self.segments[0] is self._whole
+        whole = len(self.segments) == 1 and self.segments[0] is self._whole
         if self.make_descent is None or bent or not whole:
             return super().make_update(like, listener)
         return self.make_descent(self.coef, like, self.rate, listener)

@@ -18,7 +18,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.linalg.blas import get_blas_funcs
@@ -28,7 +28,8 @@ from ._loss import BinaryCrossEntropy
 from ._objective import Coefficients, Objective
 from ._rows import Block
 
-Listener = Callable[[], None]
+if TYPE_CHECKING:
+    from ._rules import Listener
 
 # Rows whose losses NumPy's logaddexp, one row after the other, has sooner than the
 # calls of torch have begun.
@@ -126,13 +127,12 @@ class SmallGradient:
             keep = coef.xp.number(1.0 - rate * self.objective.l2, values)
 
         def descend(block: Block) -> None:
-            nonlocal weight
             r = write(block)
             if listener is not None and self._changes(listener, coef, block):
                 values[...] -= rate * coef.arrays.gradient
                 return
             if has_l2:
-                weight *= keep
+                np.multiply(weight, keep, weight)
             gemv(half / len(r), block.Xt, r, 1.0, values, 0, 1, 0, 1, 0, 1)
 
         return descend

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,7 +84,9 @@ class RandomStream:
 
         Of many rows they have 32 bits: half the memory, drawn in half the time.
         """
-        draw = partial(torch.randperm, generator=self._permutation.manual_seed(seed))
+        generator = self._permutation.manual_seed(seed)
         if MANY_ROWS <= n_rows < 2**31:
-            return draw(n_rows, dtype=torch.int32, device="cpu")
-        return draw(n_rows, device="cpu")
+            return torch.randperm(
+                n_rows, generator=generator, dtype=torch.int32, device="cpu"
+            )
+        return torch.randperm(n_rows, generator=generator, device="cpu")
