@@ -146,3 +146,38 @@ def test_loss_of_an_optimizer_with_a_closure_is_that_before_its_steps(
         mini.epoch()
         assert mini.loss == pytest.approx(expected[-1], rel=1e-12)
     assert expected == sorted(expected, reverse=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("alpha", "arguments"),
+    [(0.0, {}), (1e-4, {}), (0.0, {"weight_decay": 0.1}), (0.1, {"maximize": True})],
+)
+def test_many_short_steps_of_float32_add_up(alpha, arguments):
+    """Each far less than a coefficient, but more than its rounding."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(4096, 4, generator=generator)
+    y = (X[:, 0] + torch.randn(4096, generator=generator) > 0).float()
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        rows = Rows(X.to(dtype), y.to(dtype))
+        coef = allocate_coefficients(rows, 1, fit_intercept=True)
+        coef.values.fill_(0.5)
+        parameters = [torch.nn.Parameter(p) for p in coef.as_linear(coef.values)]
+        batches = Batches(
+            rows,
+            batch_size=1024,
+            shuffle=False,
+            stream=RandomStream(0),
+            fit_intercept=True,
+            validation=False,
+            team=Team(1),
+        )
+        made = make_optimizer(SGD, parameters, lr=1e-4, **arguments)
+        objective = Objective(make_loss(2), alpha)
+        run = MiniBatch(objective, batches, coef, made, Team(1))
+        for _ in range(200):
+            run.epoch()
+        ends.append(coef.values.double())
+    assert (ends[1] - 0.5).abs().max() > 1e-3
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-5)

@@ -9,8 +9,6 @@ copied to the host, and the loss of an epoch is computed from the logits it left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -21,7 +19,6 @@ from ._graphs import GraphedSteps, find_recorder
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._rules import InPlaceStep, Listener
-from ._small_gradient import SmallGradient
 from ._steps import make_step
 from ._threads import Team
 
@@ -58,23 +55,13 @@ class MiniBatch:
         self.coef = coef
         self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
-        self._sum_losses: Callable[[Block], Any]
-        self._sum_losses = partial(objective.loss_sum, each=self.pieces.each)
-        make_gradient, make_descent = objective.make_gradient, None
-        if self.shared:
-            make_gradient = self._share_gradient
-        elif not batches.may_be_ahead and SmallGradient.serves(
-            objective, coef, batches.rooms[0].full.span
-        ):
-            small = SmallGradient(objective, coef)
-            self._sum_losses = small.loss_sum
-            make_gradient, make_descent = small.make_gradient, small.make_descent
-        self.step = make_step(objective, coef, optimizer, make_gradient, make_descent)
+        make_gradient = self._share_gradient if self.shared else objective.make_gradient
+        self.step = make_step(objective, coef, optimizer, make_gradient)
         # Whether each gradient adds the loss of its batch. Of several gradients of a
         # batch, for an optimizer that asks for them, the first one's logits remain.
         self._adds_losses = self.shared and not self.step.needs_closure
         self.graphs = self._find_graphs()
-        self._loss_sum: Tensor | None = None
+        self._loss_sum: Tensor | float | None = None
         self.n_batches = batches.n_batches
         self.done = False  # a given number of epochs is what it runs
 
@@ -97,7 +84,7 @@ class MiniBatch:
     def loss(self) -> float:
         """Mean loss of the last epoch; waits for the device."""
         assert self._loss_sum is not None  # there is at least one row
-        return self._loss_sum.item() / self.batches.n_rows
+        return float(self._loss_sum) / self.batches.n_rows
 
     def visit(self) -> Iterator[Block]:
         """Visit the batches of one epoch and add up their losses."""
@@ -110,7 +97,7 @@ class MiniBatch:
         for batches, span in self.batches:
             yield batches, span
             if not self._adds_losses:
-                self._add_loss(self._sum_losses(span))
+                self._add_loss(self.objective.epoch_loss(span, self.pieces.each))
 
     def _share_gradient(
         self, coef: Coefficients, like: Block
@@ -122,7 +109,7 @@ class MiniBatch:
 
         return write_gradient
 
-    def _add_loss(self, part: Tensor) -> None:
+    def _add_loss(self, part: Tensor | float) -> None:
         self._loss_sum = part if self._loss_sum is None else self._loss_sum + part
 
     def update(self, block: Block, listener: Listener | None = None) -> None:

@@ -66,6 +66,7 @@ from ._arrays import (
     as_tensor,
     namespace,
 )
+from ._loss import FEW_ROWS, BinaryCrossEntropy
 
 if TYPE_CHECKING:
     from ._loss import Loss
@@ -221,6 +222,8 @@ class Objective:
         batches looked up once.
         """
         arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
+        if isinstance(self.loss, BinaryCrossEntropy) and isinstance(like.z, np.ndarray):
+            write_mean = self.loss.write_mean_of_few
         values, has_l2, add_l2 = arrays.values, self.has_l2, self.add_l2
         has_ones = like.X.shape[-1] == coef.length
         sums_residuals = coef.fit_intercept and not has_ones
@@ -276,6 +279,13 @@ class Objective:
             values.mul_(weight)
         # In float32 the sum's rounding would hide the last steps of a line search.
         return values.sum(dtype=accumulator(z))
+
+    def epoch_loss(self, block: Block, each: Each) -> Tensor | float:
+        """The same for the rows of an epoch; for few of them without torch."""
+        few = len(block) <= FEW_ROWS and isinstance(block.z, np.ndarray)
+        if few and isinstance(self.loss, BinaryCrossEntropy):
+            return self.loss.sum_of_few(block.z, block.y, block.weight)
+        return self.loss_sum(block, each)
 
     def mean_loss(self, block: Block) -> Tensor:
         """Their mean: ()."""

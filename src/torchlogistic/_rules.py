@@ -30,10 +30,6 @@ NUMBERS = {
 Listener = Callable[[], None]
 # Of blocks with the columns of a given one: writes the gradient into the coefficients.
 MakeGradient = Callable[[Coefficients, Block], Callable[[Block], None]]
-# The same for a step of so many times the negative gradient, of which one may hear.
-MakeDescent = Callable[
-    [Coefficients, Block, float, Listener | None], Callable[[Block], None]
-]
 
 
 @dataclass(slots=True)
@@ -83,13 +79,11 @@ class InPlaceStep:
         coef: Coefficients,
         optimizer: Optimizer,
         make_gradient: MakeGradient,
-        make_descent: MakeDescent | None = None,
     ) -> None:
         self.objective = objective
         self.coef = coef
         self.optimizer = optimizer
         self.make_gradient = make_gradient
-        self.make_descent = make_descent
         self.xp = coef.xp
         self.l1 = has_any(objective.l1)
         self.l1_strength = self.number(objective.l1)
@@ -160,7 +154,7 @@ class InPlaceStep:
             if name not in self._state:
                 self._state[name] = torch.zeros_like(self.coef.values)
                 self._views[name] = self.coef.as_linear(self._state[name])
-        has_state = self.counts or bool(self._names)
+        has_state = bool(self._names)  # as every rule that counts has
         n_steps: list[int | None] = []
         for part, parameter in enumerate(group["params"]):
             parameter.grad = None
@@ -361,15 +355,6 @@ class SGDStep(InPlaceStep):
 
     def numbers(self, n_steps: int) -> tuple[Any, ...]:
         return self.rate, self.rate * self.stretch * self.objective.l1
-
-    def make_update(
-        self, like: Block, listener: Listener | None = None
-    ) -> Callable[[Block], None]:
-        bent = self.has_momentum or self.decays or self.maximize or self.l1
-        whole = len(self.segments) == 1 and self.segments[0] is self._whole
-        if self.make_descent is None or bent or not whole:
-            return super().make_update(like, listener)
-        return self.make_descent(self.coef, like, self.rate, listener)
 
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient

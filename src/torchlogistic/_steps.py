@@ -23,7 +23,6 @@ from ._rules import (
     AdamStep,
     InPlaceStep,
     Listener,
-    MakeDescent,
     MakeGradient,
     RMSpropStep,
     SGDStep,
@@ -128,14 +127,13 @@ def make_step(
     coef: Coefficients,
     optimizer: Optimizer,
     make_gradient: MakeGradient,
-    make_descent: MakeDescent | None = None,
 ) -> Step:
     """Choose how an optimizer updates the coefficients."""
     rule = find_rule(type(optimizer))
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if rule is None or (hooks and not objective.l1):  # ours does not call them
         return TorchStep(objective, coef, optimizer, make_gradient)
-    return rule(objective, coef, optimizer, make_gradient, make_descent)
+    return rule(objective, coef, optimizer, make_gradient)
 
 
 def make_optimizer(
