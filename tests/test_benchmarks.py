@@ -1,6 +1,7 @@
 """The benchmarks run; what they show is for a quiet machine."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_every_case_runs(tmp_path):
     # The epoch has two more titles, for its shares of the limit, and the searches in
     # full batches three, for the optimizers with and without L1.
     assert len(titles) == 22
+    # What the epoch and the gradient would reach if they took no more than their parts.
+    assert len(re.findall(r"would be \d\.\d\d of the limit", table)) == 2
     for name in ("time_against_rows", "suboptimality"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 

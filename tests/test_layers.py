@@ -10,7 +10,7 @@ import pytest
 import torchlogistic
 
 # A module imports only from groups above its own. The mathematics, down to MATHEMATICS,
-# imports torch and NumPy and no other package, but for SciPy's sigmoid.
+# imports torch and NumPy and no other package.
 GROUPS = [
     ["_arrays", "_stream", "_threads", "_transfer", "_triton", "_warnings"],
     ["_rows", "_loss"],
@@ -83,7 +83,6 @@ def test_mathematics_imports_torch_and_numpy_only(name):
             module.startswith(".")
             or top in ("torch", "numpy")
             or (name, top) == ("_triton", "triton")  # which torch's CUDA build brings
-            or (name, module) == ("_loss", "scipy.special")
             or top in sys.stdlib_module_names
         )
 

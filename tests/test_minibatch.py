@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.optim import LBFGS, SGD, Adagrad, Adam, Adamax, AdamW, RMSprop
 
-from torchlogistic import _batches, _minibatch
+from torchlogistic import _batches, _minibatch, _objective
 from torchlogistic._batches import Batches
-from torchlogistic._loss import make_loss
+from torchlogistic._loss import FEW_ROWS, make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows
@@ -19,6 +19,7 @@ OPTIMIZERS = {
     "momentum": (SGD, {"momentum": 0.9}),
     "nesterov": (SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     "maximize": (SGD, {"maximize": True}),
+    "decay": (SGD, {"weight_decay": 0.1}),
     "adam": (Adam, {"weight_decay": 0.1}),
     "adamw": (AdamW, {"amsgrad": True}),
     "rmsprop": (RMSprop, {"momentum": 0.5, "centered": True}),
@@ -38,9 +39,11 @@ def solver(
     optimizer="sgd",
     alpha=0.0,
     l1_ratio=0.0,
+    dtype=torch.float64,
+    team=None,
 ):
     generator = torch.Generator().manual_seed(0)
-    X = torch.randn(n_rows, 3, dtype=torch.float64, generator=generator)
+    X = torch.randn(n_rows, 3, dtype=torch.float64, generator=generator).to(dtype)
     labels = torch.randint(n_classes, (n_rows,), generator=generator)
     loss = make_loss(n_classes)
     rows = Rows(
@@ -55,11 +58,13 @@ def solver(
         stream=RandomStream(0),
         fit_intercept=True,
         validation=False,
-        team=Team(1),
+        team=team or Team(1),
     )
     cls, arguments = OPTIMIZERS[optimizer]
     made = make_optimizer(cls, parameters, lr=lr, **arguments)
-    return MiniBatch(Objective(loss, alpha, l1_ratio), batches, coef, made, Team(1))
+    return MiniBatch(
+        Objective(loss, alpha, l1_ratio), batches, coef, made, batches.copier.team
+    )
 
 
 both_losses = pytest.mark.parametrize("n_classes", [2, 3])
@@ -149,35 +154,37 @@ def test_loss_of_an_optimizer_with_a_closure_is_that_before_its_steps(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    ("alpha", "arguments"),
-    [(0.0, {}), (1e-4, {}), (0.0, {"weight_decay": 0.1}), (0.1, {"maximize": True})],
-)
-def test_many_short_steps_of_float32_add_up(alpha, arguments):
-    """Each far less than a coefficient, but more than its rounding."""
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(4096, 4, generator=generator)
-    y = (X[:, 0] + torch.randn(4096, generator=generator) > 0).float()
+@pytest.mark.parametrize("optimizer", ["sgd", "decay", "maximize"])
+@pytest.mark.parametrize("alpha", [0.0, 1e-4])
+def test_many_short_steps_of_float32_add_up(optimizer, alpha):
+    """Each is far less than a coefficient, and the part of a row than its rounding."""
+    arguments = {"optimizer": optimizer, "alpha": alpha, "lr": 1e-4, "batch_size": 1024}
     ends = []
     for dtype in (torch.float32, torch.float64):
-        rows = Rows(X.to(dtype), y.to(dtype))
-        coef = allocate_coefficients(rows, 1, fit_intercept=True)
-        coef.values.fill_(0.5)
-        parameters = [torch.nn.Parameter(p) for p in coef.as_linear(coef.values)]
-        batches = Batches(
-            rows,
-            batch_size=1024,
-            shuffle=False,
-            stream=RandomStream(0),
-            fit_intercept=True,
-            validation=False,
-            team=Team(1),
-        )
-        made = make_optimizer(SGD, parameters, lr=1e-4, **arguments)
-        objective = Objective(make_loss(2), alpha)
-        run = MiniBatch(objective, batches, coef, made, Team(1))
+        run = solver(4096, **arguments, dtype=dtype)
+        run.coef.values.fill_(0.5)
         for _ in range(200):
             run.epoch()
-        ends.append(coef.values.double())
+        ends.append(run.coef.values.double())
     assert (ends[1] - 0.5).abs().max() > 1e-3
-    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+@both_losses
+@pytest.mark.parametrize("n_rows", [5, FEW_ROWS, FEW_ROWS + 1, 1000])
+def test_loss_of_an_epoch_does_not_depend_on_who_computes_it(
+    n_classes, n_rows, monkeypatch
+):
+    """Few rows without torch, many in parts that threads share."""
+    monkeypatch.setattr(_objective, "SERIAL_ENTRIES", 300)
+    losses = []
+    for size in (1, 2):
+        run = solver(n_rows, n_classes=n_classes, batch_size=n_rows, team=Team(size))
+        run.epoch()
+        losses.append(run.loss)
+    start = solver(n_rows, n_classes=n_classes, batch_size=n_rows)
+    X, y, weight = map(torch.from_numpy, start.batches.copier.arrays)
+    z = X @ start.coef.weight + start.coef.intercept
+    expected = (weight * start.objective.loss.value(z, y)).mean().item()
+    assert losses[0] == losses[1] == pytest.approx(expected, rel=1e-13)

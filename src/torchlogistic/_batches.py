@@ -62,9 +62,8 @@ class Copier:
     def add_ones(self) -> None:
         """Copy from rows with a column of ones, which have no gaps in a buffer."""
         X = self.arrays[0]
-        if isinstance(X, np.ndarray):  # a device copies them in one call as they are
-            self.arrays[0] = np.ones((len(X), X.shape[1] + 1), dtype=X.dtype)
-            self.arrays[0][:, :-1] = X
+        self.arrays[0] = np.ones((len(X), X.shape[1] + 1), dtype=X.dtype)
+        self.arrays[0][:, :-1] = X
 
     def _targets(self, block: Block) -> list[Array]:
         targets = [block.X[:, : self.arrays[0].shape[1]], block.y]
@@ -74,11 +73,7 @@ class Copier:
 
     def copy(self, rows: slice | Array, block: Block) -> None:
         """Copy consecutive rows, or those of an index of shape (len(block),)."""
-        tasks = self.tasks(rows, block)
-        if len(tasks) == 1:
-            tasks[0]()
-        else:
-            self.team.run(tasks)
+        self.team.run(self.tasks(rows, block))
 
     def tasks(self, rows: slice | Array, block: Block) -> list[Task]:
         """The same as tasks, which threads may share."""
@@ -252,7 +247,9 @@ class Batches:
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
-        if small and fit_intercept and not in_order and rows.X.nbytes <= PADDED_BYTES:
+        on_host = isinstance(rooms[0].full.span.X, np.ndarray)  # a device skips gaps
+        padded = small and fit_intercept and not in_order and on_host
+        if padded and rows.X.nbytes <= PADDED_BYTES:
             self.copier.add_ones()
         self._order = self._copied_ahead if self.ahead else self._copied
         if in_order and capacity == n_rows:  # one buffer, which stays as it is

@@ -28,17 +28,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
 from ._arrays import Array, as_array
 
 FEW_CLASSES = 8
-FEW_ROWS = 128
-# Arrays without axes save the conversion that a Python number costs.
-MINUS_TWO = {char: np.asarray(-2, char) for char in "fd"}
-ZERO = {char: np.asarray(0, char) for char in "fd"}
+FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
 LARGE = 80.0  # exponentials of larger logits, or their sums, may overflow in float32
 
 
@@ -88,25 +84,18 @@ class BinaryCrossEntropy:
         """The mean at the logits of a block, into its residual."""
         torch.sigmoid(block.logits, out=block.residual)
 
-    # Of few rows SciPy and NumPy have the same, one row after the other, sooner than a
-    # call of torch has begun. Other roundings: not where bits are compared.
-
-    def write_mean_of_few(self, block: Logits) -> None:
-        """As ``write_mean``, for a block on the CPU."""
-        if len(block.z) > FEW_ROWS:
-            self.write_mean(block)
-        else:
-            expit(block.z, block.r)
-
     def sum_of_few(self, z: np.ndarray, y: np.ndarray, weight: Array | None) -> float:
-        """The sum of the weighted values, of rows on the CPU."""
-        values = y * z
-        values *= MINUS_TWO[values.dtype.char]
-        values += z
-        np.logaddexp(values, ZERO[values.dtype.char], values)  # softplus
+        """The sum of the weighted values, of rows on the CPU.
+
+        It is rounded otherwise than the sum that torch has of the values.
+        """
+        hit = y * z
+        values = z - hit
+        values -= hit  # z or -z, as in ``value``
+        np.logaddexp(values, 0, out=values)
         if weight is not None:
             values *= weight
-        return float(np.add.reduce(values, 0, np.float64))
+        return float(np.add.reduce(values, dtype=np.float64))
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)

@@ -222,8 +222,6 @@ class Objective:
         batches looked up once.
         """
         arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
-        if isinstance(self.loss, BinaryCrossEntropy) and isinstance(like.z, np.ndarray):
-            write_mean = self.loss.write_mean_of_few
         values, has_l2, add_l2 = arrays.values, self.has_l2, self.add_l2
         has_ones = like.X.shape[-1] == coef.length
         sums_residuals = coef.fit_intercept and not has_ones

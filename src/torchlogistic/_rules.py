@@ -154,14 +154,12 @@ class InPlaceStep:
             if name not in self._state:
                 self._state[name] = torch.zeros_like(self.coef.values)
                 self._views[name] = self.coef.as_linear(self._state[name])
-        has_state = bool(self._names)  # as every rule that counts has
-        n_steps: list[int | None] = []
-        for part, parameter in enumerate(group["params"]):
+        for parameter in group["params"]:
             parameter.grad = None
-            seen = 0 if parameter.requires_grad else None
-            if has_state and seen is not None:
-                seen = self._adopt(part, parameter)
-            n_steps.append(seen)
+        n_steps = [
+            self._adopt(part, parameter) if parameter.requires_grad else None
+            for part, parameter in enumerate(group["params"])
+        ]
         whole = None not in n_steps and n_steps.count(n_steps[0]) == len(n_steps)
         if whole and self._whole is not None and self._cut_names == self._names:
             self._whole.n_steps = cast("int", n_steps[0])
@@ -188,6 +186,8 @@ class InPlaceStep:
 
         Returns the number of steps it has seen.
         """
+        if not self._names:  # nor does a rule without a state count its steps
+            return 0
         state = self.optimizer.state.get(parameter, {})
         seen = 0
         for name in self._names:

@@ -140,7 +140,7 @@ def optimizer_arguments(
 
 def check_names(optimizer: type[Optimizer], names: list[Any], own: list[str]) -> None:
     """Raise ValueError for a name that an optimizer does not take, beside its own."""
-    if not names:
+    if not names:  # the signature takes longer than a check of no names
         return
     # What passes arguments on does not tell their names.
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

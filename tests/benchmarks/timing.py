@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from torchlogistic._arrays import SERIAL_PRODUCT
+
 Work = Callable[[], object]
 Measure = Callable[[], float]  # does something and returns the seconds it took
 Times = dict[str, list[float]]
@@ -85,7 +87,7 @@ def gathered(X: np.ndarray, batch_size: int) -> Measure:
 
 def multiplied(X: np.ndarray) -> Measure:
     """``X w`` and ``X' r`` of as many rows, with X in the cache."""
-    n_rows = 2**18 // X.shape[1]  # which NumPy's BLAS multiplies in one thread
+    n_rows = SERIAL_PRODUCT // X.shape[1]
     w = np.ones(X.shape[1], dtype=X.dtype)
 
     def multiply(starts: np.ndarray) -> None:
