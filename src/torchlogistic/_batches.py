@@ -247,7 +247,8 @@ class Batches:
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
-        on_host = isinstance(rooms[0].full.span.X, np.ndarray)  # a device skips gaps
+        # NumPy copies rows into a buffer with gaps by way of another buffer.
+        on_host = isinstance(rooms[0].full.span.X, np.ndarray)
         padded = small and fit_intercept and not in_order and on_host
         if padded and rows.X.nbytes <= PADDED_BYTES:
             self.copier.add_ones()
