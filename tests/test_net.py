@@ -1,5 +1,6 @@
 """The skorch net inside the classifier: what callbacks find in it, what it keeps."""
 
+import copy
 import json
 import pickle
 
@@ -406,6 +407,60 @@ def test_run_in_two_parts_is_one_run(optimizer, data):
     clf = pickle.loads(pickle.dumps(clf))
     clf.set_params(epochs=3).fit(*data)
     assert_same_fit(clf, classifier(epochs=5, **params).fit(*data))
+
+
+COPIES = pytest.mark.parametrize(
+    "make_copy",
+    [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["deepcopy", "pickle"],
+)
+
+
+class Keep(Callback):
+    """Keeps a copy of the net before each epoch."""
+
+    def __init__(self, make_copy):
+        self.make_copy = make_copy
+        self.copies = []
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.copies.append(self.make_copy(net))
+
+    def __getstate__(self):
+        return {"make_copy": None, "copies": []}
+
+
+def train_alone(net, epochs):
+    net.callbacks_ = net.callbacks_[:1]  # the timer, without whom copied the net
+    net.fit_loop(None, epochs=epochs)
+
+
+@BOTH
+@COPIES
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_copy_of_the_net_trains_as_the_net_does(optimizer, make_copy, data):
+    keep = Keep(make_copy)
+    params = {"optimizer": optimizer, "momentum": 0.9}
+    clf = classifier(callbacks=[keep], **params).fit(*data)
+    start, _, last = keep.copies
+    train_alone(start, 1)
+    again = make_copy(start)
+    train_alone(again, 2)
+    train_alone(last, 1)
+    for net in (again, last):
+        linear = net.module_.linear.requires_grad_(False)
+        np.testing.assert_array_equal(linear.weight, np.atleast_2d(clf.coef_))
+        np.testing.assert_array_equal(linear.bias, clf.intercept_)
+        assert net.history[:, "train_loss"] == list(clf.loss_curve_)
+
+
+@COPIES
+def test_copy_of_a_net_that_is_not_initialized(make_copy):
+    keep = Keep(make_copy)
+    classifier(callbacks=[keep], epochs=1).fit(X, Y)
+    (net,) = keep.copies
+    del net.module_
+    assert not hasattr(make_copy(net), "module_")
 
 
 def test_second_part_of_a_run_takes_changed_arguments_of_the_optimizer():

@@ -248,6 +248,16 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         )
         return MiniBatch(self.objective, batches, self.coef, self.optimizer_, self.team)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Let the parameters of a copy, too, be views of what its solver trains."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if not hasattr(self, "module_"):
+            return
+        views = self.coef.as_linear(self.coef.values)
+        for parameter, view in zip(self.module_.parameters(), views, strict=True):
+            view.copy_(parameter.data)
+            parameter.data = view
+
     # The run
 
     def train(
