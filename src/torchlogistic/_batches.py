@@ -9,7 +9,7 @@ comes next into a second buffer while this thread computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -161,6 +161,7 @@ def _tensors(block: Block) -> list[Tensor]:
 
 # The batches of a chunk, each ready when it is reached, and the span of all.
 Visit = tuple[Iterable[Block], Block]
+Order = Callable[[int], Iterator[Visit]]  # the visits of an epoch with a seed
 
 
 class Batches:
@@ -216,10 +217,10 @@ class Batches:
         many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
         self.may_be_ahead = many and self.device.type == "cpu"
         self.ahead = self.may_be_ahead and team.size > 1
-        self.rooms = self._lay_out(rows, fit_intercept)
+        self.rooms, self._order = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
 
-    def _lay_out(self, rows: Rows, fit_intercept: bool) -> list[Room]:
+    def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Order]:
         """Choose where batches lie and how they come there."""
         batch_size, n_rows = self.batch_size, self.n_rows
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
@@ -230,12 +231,10 @@ class Batches:
             capacity = min(max(fitting, 1) * batch_size, n_rows)
             lane = partial(Lane, rows, capacity, batch_size)
             self._lanes = [lane(fit_intercept=fit_intercept) for _ in range(2)]
-            self._order = self._streamed
-            return [lane.room for lane in self._lanes]
+            return [lane.room for lane in self._lanes], self._streamed
         small = fitting > 1 and not self.in_pieces
         if in_order and not small:  # read where they are
-            self._order = self._read_ahead
-            return [Room(view_block(rows), batch_size, n_rows)]
+            return [Room(view_block(rows), batch_size, n_rows)], self._read_ahead
         # Copied into a buffer: small batches many at a time. For others sums of so many
         # rows cost more than what a column of ones saves.
         if not small:
@@ -252,11 +251,10 @@ class Batches:
         padded = small and fit_intercept and not in_order and on_host
         if padded and rows.X.nbytes <= PADDED_BYTES:
             self.copier.add_ones()
-        self._order = self._copied_ahead if self.ahead else self._copied
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
-            self._order = self._kept
             self.copier.copy(slice(None), rooms[0].full.span)
-        return rooms
+            return rooms, self._kept
+        return rooms, self._copied_ahead if self.ahead else self._copied
 
     def __iter__(self) -> Iterator[Visit]:
         seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)

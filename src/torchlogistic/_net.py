@@ -250,7 +250,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Let the parameters of a copy, too, be views of what its solver trains."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         if not hasattr(self, "module_"):
             return
         views = self.coef.as_linear(self.coef.values)

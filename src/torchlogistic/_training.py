@@ -22,7 +22,7 @@ from ._callbacks import EpochBar, StopEarly, check_callbacks
 from ._fullbatch import FullBatch
 from ._loss import make_loss
 from ._net import LogisticNet
-from ._objective import Objective, allocate_coefficients
+from ._objective import Coefficients, Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
 from ._validation import Labelled, as_tensor, check_batch_size, to_rows
@@ -93,7 +93,6 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 def run(estimator: Any, task: Task) -> LogisticNet:
     """Do what :func:`train` says, on the current device."""
-    # 1. The objective, and what minimises it.
     solver = find_solver(estimator.optimizer)
     arguments = optimizer_arguments(
         solver,
@@ -117,21 +116,16 @@ def run(estimator: Any, task: Task) -> LogisticNet:
     if held is not None:
         valid_rows = to_rows(held, weighting, loss, task.device)
 
-    # 2. The start: fresh, or where the last fit ended.
     earlier = estimator._run if task.continued else None
     stream = RandomStream(task.seed, earlier["n_draws"] if earlier else 0)
     coef = allocate_coefficients(
         train_rows, loss.n_outputs, fit_intercept=estimator.fit_intercept
     )
-    weight, *bias = coef.as_linear(coef.values)
     if earlier:
-        weight.copy_(as_tensor(estimator.coef_, task.device))
-        for part in bias:
-            part.copy_(as_tensor(estimator.intercept_, task.device))
-    elif solver.full_batch is None:
-        stream.initial_linear(weight, *bias)
+        copy_fitted(estimator, coef)
+    elif solver.full_batch is None:  # which starts at zero
+        stream.initial_linear(*coef.as_linear(coef.values))
 
-    # 3. The run.
     own = own_callbacks(estimator, validates=held is not None)
     net = LogisticNet(
         coef=coef,
@@ -166,6 +160,14 @@ def run(estimator: Any, task: Task) -> LogisticNet:
     if solver.full_batch is not None and task.epochs and not net.asked_to_stop:
         warn_if_short(net.solver_, estimator, net.max_epochs)
     return net
+
+
+def copy_fitted(estimator: Any, coef: Coefficients) -> None:
+    """Start where the estimator's last fit ended."""
+    parts = coef.as_linear(coef.values)
+    fitted = estimator.coef_, estimator.intercept_
+    for part, array in zip(parts, fitted, strict=False):  # without a bias, one part
+        part.copy_(as_tensor(array, part.device))
 
 
 def facts_of(estimator: Any, weighting: Weighting, rows: Labelled) -> dict[str, Any]:
