@@ -200,7 +200,7 @@ PARAMETERS = {
         optimizer=torch.optim.SparseAdam,
     ),
     "optimizer of matrices": case_of(
-        "Muon does not take .*: Muon only supports 2D parameters",
+        "Muon cannot be made with .* for this model: Muon only supports 2D parameters",
         optimizer=torch.optim.Muon,
     )
     if hasattr(torch.optim, "Muon")
@@ -262,6 +262,10 @@ PARAMETERS = {
     ),
     "class_weight of another class": case_of(
         r"classes, \[1\], are not in class_weight", class_weight={0: 1, 7: 1}
+    ),
+    "class_weight of text": case_of(
+        "class_weight={0: 'a', 1: 1}: could not convert string to float",
+        class_weight={0: "a", 1: 1},
     ),
     "class_weight negative": case_of(
         "class_weight={0: -1, 1: 3} must have finite weights",
@@ -512,6 +516,40 @@ def test_warning_of_long_steps_says_what_works(lr, remedy):
         ConvergenceWarning, match=rf"for all classes\. Try lr={remedy}\.$"
     ):
         make(lr=lr, epochs=100).fit(rows, CANCER[1])
+
+
+@pytest.mark.parametrize("random_state", [0, 4])
+def test_warning_of_a_short_run_that_was_to_be_longer(random_state):
+    """Early stopping does not hide that training led nowhere."""
+    clf = make(early_stopping=True, epochs=100, random_state=random_state)
+    match = r"loss at the end, of 512 rows, is \d.*Scale the features, e\.g\."
+    with pytest.warns(ConvergenceWarning, match=match):
+        clf.fit(*CANCER)
+    assert clf.n_iter_ < 10
+    clf.set_params(epochs=clf.n_iter_).fit(*CANCER)  # as long as it was to be
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "start"),
+    [("sgd", "Training diverged with lr=0.1: in epoch 1 "), ("lbfgs", "Training div")],
+)
+def test_values_that_nobody_looked_at(optimizer, start):
+    match = f"^{start}.*X has values that are not finite: impute or remove them"
+    with (
+        sklearn.config_context(assume_finite=True),
+        pytest.raises(ValueError, match=match),
+    ):
+        make(optimizer=optimizer).fit(changed(X, (3, 1), np.nan), y)
+
+
+def test_divergence_without_a_step_size():
+    clf = make(optimizer="lbfgs", alpha=0.1, tol=0.1, warm_start=True).fit(X, y)
+    clf.coef_ *= 1e300
+    match = (
+        r"^Training diverged: in epoch \d .* Scale the features.*Classifier\(\)\)\.$"
+    )
+    with pytest.raises(ValueError, match=match):
+        clf.fit(X * 1e10, y)
 
 
 def test_long_steps_that_find_the_classes_are_no_divergence():

@@ -1399,6 +1399,21 @@ def test_ctrl_c_in_a_callback_of_sklearns_is_no_stop():
     assert not hasattr(clf, "coef_")
 
 
+@pytest.mark.parametrize(
+    "name", ["predict", "predict_proba", "decision_function", "to_sklearn", "module_"]
+)
+def test_classifier_is_not_fitted_during_its_first_fit(name):
+    class Ask(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            with pytest.raises(NotFittedError):
+                member = getattr(clf, name)
+                member(*([X] if name != "to_sklearn" else []))
+
+    clf = classifier(epochs=1)
+    clf.callbacks = [Ask()]
+    clf.fit(X, Y)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_interrupted_first_fit_leaves_the_classifier_unfitted(error):
     clf = classifier(callbacks=[Record(error(), "on_epoch_begin", epoch=2)])
@@ -1900,6 +1915,11 @@ EARLY_DATA = {
 }
 
 
+# Steps that are too long for three classes leave a loss that is warned of.
+restless = pytest.mark.filterwarnings("ignore:The mean loss at the end, of 42 rows")
+
+
+@restless
 @pytest.mark.parametrize("data", EARLY_DATA.values(), ids=EARLY_DATA)
 def test_early_stopping_never_trains_on_the_rows_it_holds_out(data):
     stopped = classifier(**RESTLESS | EARLY).fit(*data)
@@ -1915,6 +1935,7 @@ def test_early_stopping_holds_out_each_class_in_its_share(data):
     np.testing.assert_allclose(*counts, atol=1 / len(held["y_val"]))
 
 
+@restless
 @pytest.mark.parametrize("data", EARLY_DATA.values(), ids=EARLY_DATA)
 def test_early_stopping_keeps_the_coefficients_of_the_best_epoch(data):
     clf = classifier(**RESTLESS | EARLY).fit(*data)
@@ -2165,6 +2186,43 @@ def test_what_watches_validation_rows_needs_some(callback, monitor, folder):
     assert not hasattr(clf, "coef_")
     clf.fit(X, Y, **VALIDATION)
     clf.set_params(early_stopping=True).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("validation", "known"),
+    [
+        (
+            VALIDATION,
+            "'valid_loss_best'. Put the callback that scores before this one.",
+        ),
+        (
+            {},
+            "'train_loss_best'.*this one; for scores of validation rows pass X_val",
+        ),
+    ],
+    ids=["with validation rows", "without"],
+)
+@pytest.mark.parametrize("order", [1, -1], ids=["unknown", "scored too late"])
+def test_what_watches_something_unknown(order, validation, known):
+    """skorch's error names neither the callback nor what there is to watch."""
+    score = EpochScoring("accuracy", name="correct", on_train=not validation)
+    watched = "corect" if order == 1 else "correct"
+    clf = classifier(callbacks=[score, ("mine", EarlyStopping(watched))][::order])
+    message = f"^callback 'mine' watches '{watched}', which the history .*{known}"
+    with pytest.raises(ValueError, match=message):
+        clf.fit(X, Y, **validation)
+    assert not hasattr(clf, "coef_")
+
+
+def test_other_errors_of_a_callback_are_its_own():
+    class Careless(Callback):
+        monitor = "train_loss"
+
+        def on_epoch_end(self, net, **kwargs):
+            {}["anything"]
+
+    with pytest.raises(KeyError, match="anything"):
+        classifier(callbacks=[Careless()]).fit(X, Y)
 
 
 def test_a_score_may_be_called_validation_loss():

@@ -1002,6 +1002,20 @@ class TestFailures:
         assert counts[0] == counts[1]
         assert ConvergenceWarning in counts[0]
 
+    def test_warnings_of_runs_that_were_stopped(self):
+        scale = np.array([300.0, 1, 1, 1, 1])
+        grid = {"lr": np.geomspace(1e-5, 0.5, 20)}
+        counts = []
+        for cls in (BatchedGridSearchCV, GridSearchCV):
+            clf = make(epochs=9, early_stopping=True, n_iter_no_change=3)
+            search = cls(clf, grid, cv=CV, refit=False)
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                search.fit(X * scale, y)
+            counts.append([w.category for w in seen])
+        assert counts[0] == counts[1]
+        assert ConvergenceWarning in counts[0]
+
     def test_warnings_that_are_errors(self):
         """As pytest and careful users have them: the fits fail in both."""
         scale = np.array([300.0, 1, 1, 1, 1])

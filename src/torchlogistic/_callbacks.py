@@ -122,6 +122,24 @@ def check_monitors(callbacks: Named) -> None:
         )
 
 
+def check_monitor(
+    name: str, callback: Any, row: dict[str, Any], *, validates: bool
+) -> None:
+    """Raise ValueError for a callback that watches what an epoch's row does not have.
+
+    ``validates`` says whether there are rows to validate on.
+    """
+    monitor = getattr(callback, "monitor", None)
+    if not isinstance(monitor, str) or monitor in row:
+        return
+    known = ", ".join(sorted(repr(key) for key in row if key != "batches"))
+    hint = "" if validates else "; for scores of validation rows pass X_val and y_val"
+    raise ValueError(
+        f"callback {name!r} watches {monitor!r}, which the history does not have. It "
+        f"has {known}. Put the callback that scores before this one{hint}."
+    )
+
+
 # Which callbacks listen to the batches of the training rows: all that override one of
 # these methods, but for those below, whose override listens only under a condition.
 BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")

@@ -336,8 +336,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         -----
         sklearn.exceptions.ConvergenceWarning
             If "lbfgs" or "newton" ended before they reached ``tol`` or at coefficients
-            that separate the classes without a penalty, and if the loss at the end is
-            above that of equal probabilities for all classes.
+            that separate the classes without a penalty, and if after ten epochs, or
+            fewer that were stopped early, the loss is more than twice that of equal
+            probabilities for all classes.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
@@ -531,7 +532,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             The log odds of the positive class; with three or more classes one logit
             each.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         X = check_features(self, X, [np.float64, np.float32], reset=False)
         z = linear_logits(X, self.coef_, self.intercept_)
         return z[:, 0] if len(self.classes_) == 2 else z
@@ -587,7 +588,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     @property
     def module_(self) -> nn.Sequential:
         """The fitted model as a new ``nn.Sequential(linear=nn.Linear)`` on the CPU."""
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         parts = [self.coef_]
         if self._run["fit_intercept"]:
             parts.append(self.intercept_)
@@ -605,7 +606,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         -------
         model : sklearn.linear_model.LogisticRegression
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         run = self._run
         alpha = run["alpha"] * run["weight_sum"]
         params: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._objective import Coefficients, Objective
@@ -16,8 +17,8 @@ DIVERGED = 2e4  # at the end
 # At the end and in the worst epoch. Steps of lr=1e6 on scaled rows lead there; those of
 # lr=0.1 on rows with features of a thousand do not, quite.
 SUSPECT, EXPLODED = 2.0, 3e4
-# Epochs from which on the first of the two alone is worth a warning, and the ratio from
-# which on more epochs would not help.
+# Epochs from which on the first of the two alone is worth a warning, unless the run was
+# to be longer, and the ratio from which on more epochs would not help.
 BEGUN, FAR = 10, 10.0
 CHECKED_ROWS = 1000
 # Of fewer rows of a stream a few that are on the wrong side make a high loss.
@@ -56,17 +57,20 @@ class Judge:
         """Some rows, spread over all, which will do for a judgement."""
         return self.rows.every(-(-len(self.rows) // CHECKED_ROWS))
 
-    def remedy(self, lr: float, *, longer: bool = False) -> str:
+    def remedy(self, lr: float | None, *, longer: bool = False) -> str:
         """What to do: to scale features that are not, or to take shorter steps."""
+        ends = torch.stack(torch.aminmax(self.rows.X))  # NaN, if any is
+        if not ends.isfinite().all():  # scikit-learn was told not to look
+            return "X has values that are not finite: impute or remove them."
         spread = self.sample.X.cpu().double().std(dim=0, correction=0)
         scaled = bool((spread <= SCALED).all())
         advice = []
-        if not scaled:
+        if not scaled or lr is None:
             advice.append(
                 "Scale the features, e.g. make_pipeline(StandardScaler(), "
                 "TorchLogisticClassifier())"
             )
-        if scaled or lr > 1:
+        if lr is not None and (scaled or lr > 1):
             alpha = self.objective.alpha
             # Of an lr of 1e5 a tenth is no better. Steps of 2 / alpha do not shrink
             # the coefficients any more.
@@ -76,26 +80,42 @@ class Judge:
         text = f"{text[0].upper()}{text[1:]}"
         return f"{text}, or train longer." if longer else f"{text}."
 
-    def divergence(self, what: str, lr: float) -> ValueError:
+    def divergence(self, what: str, lr: float | None) -> ValueError:
         """The error that says what was found."""
+        rate = "" if lr is None else f" with lr={lr:g}"
         return ValueError(
-            f"Training diverged with lr={lr:g}: {what}, against {self.null_loss:.3g} "
+            f"Training diverged{rate}: {what}, against {self.null_loss:.3g} "
             f"of equal probabilities for all classes. {self.remedy(lr)}"
         )
 
     def epoch_divergence(
-        self, prefix: str, epoch: int, loss: float, lr: float
+        self, prefix: str, epoch: int, loss: float, lr: float | None
     ) -> ValueError:
         """The error for an epoch whose loss is not a number."""
         kind = "loss" if prefix == "train" else "validation loss"
         return self.divergence(f"in epoch {epoch} the mean {kind} became {loss:g}", lr)
 
     def check_end(
-        self, coef: Coefficients, history: list[dict[str, Any]], lr: float
+        self,
+        coef: Coefficients,
+        history: list[dict[str, Any]],
+        lr: float | None,
+        *,
+        stopped: bool,
     ) -> None:
         """Raise ValueError if the coefficients at the end are of no use.
 
         Warn of those that are worse than none.
+
+        Parameters
+        ----------
+        coef : Coefficients
+        history : list of dict
+            One for each epoch.
+        lr : float, optional
+            The step size at the end, of a solver that has one.
+        stopped : bool
+            Whether the run ended before the last epoch that it was given.
         """
         if not history:
             return
@@ -114,10 +134,11 @@ class Judge:
         if worst > EXPLODED * null:
             what = f"in epoch {epoch}, the worst, the mean loss was {worst:.3g}"
             raise self.divergence(what, lr)
-        if len(history) >= BEGUN and (self.whole or len(block) >= STREAMED_ROWS):
+        begun = len(history) >= BEGUN or stopped
+        if begun and (self.whole or len(block) >= STREAMED_ROWS):
             warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of equal probabilities for all classes. "
-                f"{self.remedy(lr, longer=loss <= FAR * null)}",
+                f"{self.remedy(lr, longer=loss <= FAR * null and not stopped)}",
                 ConvergenceWarning,
             )

@@ -146,7 +146,8 @@ class Ending:
             fit_intercept=clf.fit_intercept,
         )
         history = [{"train_loss": value} for value in self.curves["train"]]
-        judge.check_end(coef, history, float(clf.lr))
+        stopped = len(history) < clf.epochs
+        judge.check_end(coef, history, float(clf.lr), stopped=stopped)
 
     def fitted(
         self, clf: TorchLogisticClassifier, fold: Prepared, weighting: Weighting

@@ -27,6 +27,7 @@ from ._callbacks import (
     StopTraining,
     asks_to_stop,
     best_checkpoints,
+    check_monitor,
     check_monitors,
     guarded_checkpoints,
     hears_batches,
@@ -209,8 +210,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             self.optimizer_ = make_optimizer(self.optimizer, parameters, **arguments)
         except (TypeError, ValueError) as error:
             raise type(error)(
-                f"{self.optimizer.__name__} does not take {arguments} (lr and "
-                f"optimizer_params): {error}"
+                f"{self.optimizer.__name__} cannot be made with {arguments} (lr, "
+                f"momentum, optimizer_params) for this model: {error}"
             ) from error
         return self
 
@@ -314,7 +315,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 self.fit_loop(X, y)
             with best_checkpoints(callbacks, self.history_):
                 self.notify("on_train_end", X=X, y=y)
-            self.judge.check_end(self.coef, self.history_, self._rate())
+            stopped = len(self.history_) - len(history) < self.max_epochs
+            self.judge.check_end(
+                self.coef, self.history_, self._rate(), stopped=stopped
+            )
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of all callbacks.
@@ -327,9 +331,13 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             return
         asked = False
         self.on_epoch_end(self, **cb_kwargs)
-        for _, callback in self.callbacks_:
+        for name, callback in self.callbacks_:
             try:
                 callback.on_epoch_end(self, **cb_kwargs)
+            except KeyError:
+                row, validates = self.history_[-1], self.valid_rows is not None
+                check_monitor(name, callback, row, validates=validates)
+                raise
             except KeyboardInterrupt as error:
                 if not asks_to_stop(error):
                     raise
@@ -455,7 +463,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self._least[prefix] = min(least, loss)
         self.history_[-1].update(epoch_record(prefix, loss, least, n_batches))
 
-    def _rate(self) -> float:
+    def _rate(self) -> float | None:
+        """The step size, of a solver that has one."""
+        if self.full_batch is not None:
+            return None
         return float(self.optimizer_.param_groups[0]["lr"])
 
     # What is kept of a run, in NumPy and plain Python

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -131,12 +132,12 @@ def check_dtype(dtype: str, device: torch.device) -> list[type[np.floating]]:
 
 
 def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) -> Any:
-    """Call scikit-learn's ``validate_data``, with torch's own failures explained.
+    """Call scikit-learn's ``validate_data``, with failures of its own explained.
 
     Raises
     ------
     TypeError
-        For a tensor that NumPy cannot read.
+        For sparse data, and for a tensor that NumPy cannot read.
     ValueError
         For a masked array, whose mask scikit-learn would drop; see also
         :func:`sklearn.utils.validation.validate_data`.
@@ -145,6 +146,13 @@ def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) 
         raise ValueError(
             "X is a masked array with masked values. Fill or impute them first, e.g. "
             "X.filled(numpy.nan) and sklearn.impute.SimpleImputer."
+        )
+    if issparse(X):  # scikit-learn's message is of no use where a pipeline made it
+        raise TypeError(
+            "Sparse data was passed for X, but dense data is required. If it fits in "
+            "memory, use X.toarray(), or in a pipeline sparse_threshold=0 of a "
+            "ColumnTransformer and sparse_output=False of an encoder; else "
+            "LogisticRegression or SGDClassifier of scikit-learn."
         )
     X = as_array(X)
     if isinstance(dtype, list) and _is_finite(X, dtype):

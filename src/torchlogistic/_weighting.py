@@ -130,9 +130,12 @@ def _class_weight(
         counts = np.bincount(rows.y, weights=rows.sample_weight, minlength=len(classes))
         balanced: np.ndarray = counts.sum() / (len(classes) * counts)
         return balanced
-    weight: np.ndarray = compute_class_weight(
-        class_weight, classes=classes, y=classes[rows.y]
-    )
+    try:
+        weight: np.ndarray = compute_class_weight(
+            class_weight, classes=classes, y=classes[rows.y]
+        )
+    except (TypeError, ValueError) as error:  # does not name the parameter
+        raise ValueError(f"class_weight={class_weight}: {error}") from error
     if not (weight >= 0).all() or not np.isfinite(weight).all():
         raise ValueError(
             f"class_weight={class_weight} must have finite weights that are not "
