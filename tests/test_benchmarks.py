@@ -4,9 +4,14 @@ import importlib
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -29,6 +34,36 @@ def test_help_lists_the_cases(run, capsys):
     out = capsys.readouterr().out
     assert "--threads" in out
     assert "elastic-net" in out
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "newton", "sgd"])
+def test_solver_for_benchopt(optimizer, monkeypatch):
+    """What benchopt does with it, of which no more than the base class is needed."""
+    benchopt = types.ModuleType("benchopt")
+    benchopt.BaseSolver = object
+    monkeypatch.setitem(sys.modules, "benchopt", benchopt)
+    monkeypatch.syspath_prepend(FOLDER / "benchopt")
+    solver = importlib.import_module("torchlogistic_solver").Solver()
+    solver.optimizer = optimizer
+    X, y = make_classification(200, 5, flip_y=0.2, random_state=0)
+    y = 2 * y - 1
+    objective = {"X": X, "y": y, "lmbd": 1.0}
+    assert solver.skip(**objective) == (False, None)
+    assert solver.skip(**objective, fit_intercept=True)[0]
+    assert solver.skip(csr_array(X), y, 1.0)[0]
+    solver.set_objective(**objective, fit_intercept=False)
+
+    def value(beta):
+        return np.logaddexp(0, -y * (X @ beta)).sum() + beta @ beta / 2
+
+    found = []
+    for n_iter in (0, 1, 200):
+        solver.run(n_iter)
+        found.append(value(solver.get_result()["beta"]))
+    reference = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10).fit(X, y)
+    least = value(reference.coef_[0])
+    assert found[0] == value(np.zeros(5)) > found[1] >= found[2]
+    assert found[2] == pytest.approx(least, rel=1e-2 if optimizer == "sgd" else 1e-9)
 
 
 def test_every_case_runs(tmp_path):

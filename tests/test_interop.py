@@ -566,6 +566,12 @@ FLOAT32_FORMS = {
 }
 
 
+BACKWARD = {  # of one column or one row: contiguous for NumPy, and not for torch
+    "column": lambda X: X[:, :1].copy()[:, ::-1],
+    "row": lambda X: X[:1].copy()[::-1],
+}
+
+
 class TestFormsOfRows:
     def check(self, form, plain, folder):
         rows = form(plain, folder)
@@ -586,6 +592,18 @@ class TestFormsOfRows:
     @pytest.mark.parametrize("form", FLOAT32_FORMS.values(), ids=FLOAT32_FORMS)
     def test_float32(self, form, tmp_path):
         self.check(form, EXACT.astype(np.float32), tmp_path)
+
+    @pytest.mark.parametrize("backward", BACKWARD.values(), ids=BACKWARD)
+    def test_strides_that_go_back(self, backward):
+        rows = backward(X)
+        labels = y[: len(rows)]
+        assert rows.flags.c_contiguous
+        assert min(rows.strides) < 0
+        models = [
+            make().partial_fit(form, labels, classes=np.unique(y))
+            for form in (rows, rows.copy())
+        ]
+        assert_same_model(*models)
 
     @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, bool])
     def test_integers(self, dtype):

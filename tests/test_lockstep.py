@@ -116,7 +116,7 @@ def test_several_pieces(kind, n_classes, dtype, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_beyond_the_precision(kind):
     """Where rounding decides: steps that lead nowhere, pairs that are forgotten."""
-    alone, _ = check(tol=1e-17, spread=2.0, n_epochs=300, **kind)
+    alone, _ = check(tol=1e-17, spread=2.0, n_epochs=1000, **kind)
     assert all(solver.stalled for solver in alone[2:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,9 +14,6 @@ from ._line_search import Point
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._threads import Team
-
-# The slack that a line search grants to rounding could let it go round in circles.
-PATIENCE = 3
 
 
 class FullBatch:
@@ -45,6 +43,10 @@ class FullBatch:
     """
 
     n_batches = 1
+    # The slack that a line search grants to rounding could let it go round in circles:
+    # so many iterations in a row it may take to lower the objective or, where rounding
+    # hides what becomes of that, the gradient. An ill-conditioned problem takes many.
+    patience = 100
 
     def __init__(
         self,
@@ -60,13 +62,15 @@ class FullBatch:
         self.coef = coef
         self.tol = tol
         self.full = FullGradient(objective, block, team)
-        self.loss = float("inf")
-        self.precision = 4 * torch.finfo(coef.values.dtype).eps
-        self.gradient_norm = float("inf")
+        self.loss = math.inf
+        # Logits of some tens are rounded, and with them the losses, to so many units.
+        self.precision = 32 * torch.finfo(coef.values.dtype).eps
+        self.gradient_norm = math.inf
         self.stalled = False
         self._seen: Tensor | None = None
         self._seen_frozen = list(coef.frozen)
-        self._idle = 0  # iterations in a row that did not lower the objective
+        self._least = (math.inf, math.inf)  # objective and norm of the gradient so far
+        self._idle = 0  # iterations in a row that lowered neither
 
     @property
     def converged(self) -> bool:
@@ -111,8 +115,11 @@ class FullBatch:
             self._measure()
         else:
             self.gradient_norm = norm
-        self._idle = 0 if point.value < origin.value else self._idle + 1
-        return point.step > 0 and self._idle < PATIENCE
+        value, least = self._least
+        lower = point.value < value or self.gradient_norm < least
+        self._least = min(value, point.value), min(least, self.gradient_norm)
+        self._idle = 0 if lower else self._idle + 1
+        return point.step > 0 and self._idle < self.patience
 
     def _measure(self) -> None:
         gradient = self.coef.arrays.gradient
@@ -129,6 +136,7 @@ class FullBatch:
         self.loss = self.full.evaluate(self.coef)
         self._measure()
         self._seen_frozen = list(self.coef.frozen)
+        self._least = (math.inf, math.inf)
         self._idle, self.stalled = 0, False
 
     def visit(self) -> Iterator[Block]:

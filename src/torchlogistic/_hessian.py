@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ._arrays import Array, Number, accumulator, as_array, as_tensor
@@ -96,9 +95,9 @@ class Hessian:
     def zeros(self, *n_models: int) -> Tensor:
         """Zeros for sums over rows, of shape ([n_models,] length, k, length, k)."""
         shape = (self.coef.length, self.loss.n_outputs) * 2
-        return torch.zeros(
-            *n_models, *shape, dtype=self.wide, device=self.coef.values.device
-        )
+        H = self.coef.values.new_empty((*n_models, *shape), dtype=self.wide)
+        as_array(H)[...] = 0  # torch would wake its threads for it
+        return H
 
     def _sum_products(self, block: Block, *, serial: bool) -> Tensor:
         """Sum X'CX over rows, without what symmetry gives."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ._arrays import SERIAL_SYSTEM, Array, as_tensor, solve_small
+from ._arrays import SERIAL_SYSTEM, Array, as_array, as_tensor, solve_small
 from ._hessian import in_pieces
 from ._line_search import Point
 from ._lockstep import Lockstep, Step, as_rows, inner
@@ -87,8 +87,11 @@ class NewtonLockstep(Lockstep[Newton]):
             return None
         if H.shape[-1] > SERIAL_SYSTEM:
             return None
-        right = -as_rows(gradient).astype(np.float64)
-        steps = solve_small(H, right[:, :, None])
+        right = [
+            -as_array(solver.widened(as_tensor(own)))
+            for solver, own in zip(self.solvers, gradient, strict=True)
+        ]
+        steps = solve_small(H, as_rows(np.stack(right))[:, :, None])
         return None if steps is None else steps.reshape(gradient.shape)
 
     def _hessians(self) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,8 @@ class Newton(FullBatch):
        Mathematical Programming 174, 2019.
     """
 
+    patience = 10
+
     def __init__(
         self,
         objective: Objective,
@@ -80,20 +84,29 @@ class Newton(FullBatch):
     def aim(self, H: Tensor) -> Array:
         """The direction of a step, given the Hessian, whose memory it takes."""
         refuse_overflow(H)
-        gradient = self.coef.gradient.to(self.wide)
+        gradient = self.widened(self.coef.gradient)
         if self.objective.l1:
             return self.as_direction(self._proximal_step(H, gradient))
         return self.as_direction(self._damped_step(H, gradient))
 
+    def widened(self, gradient: Tensor) -> Tensor:
+        """A gradient, of the dtype of the Hessian."""
+        return self._centred(gradient.to(self.wide, copy=True))
+
     def as_direction(self, step: Tensor) -> Array:
         """A step of the coefficients, as an array of their dtype."""
-        coef = self.coef
-        if not self.objective.l1 and step.dim() == 2:
-            # The softmax does not see a constant added to all classes: add none, where
-            # no penalty decides.
-            free = step[coef.n_features if self.objective.l2 else 0 :]
+        return as_array(self._centred(step).to(self.coef.values.dtype))
+
+    def _centred(self, change: Tensor) -> Tensor:
+        """Take out, in place, what is added to the coefficients of all classes.
+
+        The softmax does not see it. Where no penalty decides it is rounding, which a
+        Hessian that is singular there would magnify.
+        """
+        if not self.objective.l1 and change.dim() == 2:
+            free = change[self.coef.n_features if self.objective.l2 else 0 :]
             free -= free.mean(dim=1, keepdim=True)
-        return as_array(step.to(coef.values.dtype))
+        return change
 
     def search(self, direction: Array) -> tuple[Point, Point]:
         """Take a step along a direction; returns where it starts and ends."""
@@ -115,7 +128,7 @@ class Newton(FullBatch):
     def conclude(self, origin: Point, point: Point, norm: float | None = None) -> bool:
         """Take note of where an iteration ended; False if it led nowhere."""
         if not origin.slope < 0:
-            return self._take_all_rows()
+            return self._take_all_rows() or self._damp()
         before = self.gradient_norm
         went_on = self.arrive(origin, point, norm)
         if point.step == 1.0 and self.gradient_norm <= SLOW * before:
@@ -127,6 +140,11 @@ class Newton(FullBatch):
         sampled = self.stride > 1
         self.stride = 1
         return sampled
+
+    def _damp(self) -> bool:
+        """Let rounding decide less of the next direction; False if it did not."""
+        self.damping *= 1e3
+        return 0 < self.damping <= MAX_DAMPING
 
     def _damped_step(self, H: Tensor, gradient: Tensor) -> Tensor:
         """Newton's step, with H damped until its Cholesky factor exists.
@@ -176,7 +194,10 @@ class Newton(FullBatch):
 
 def refuse_overflow(H: Tensor) -> None:
     """Raise ValueError for second derivatives that are not numbers."""
-    if not torch.isfinite(H).all():
+    entries = as_array(
+        H
+    )  # torch would wake its threads, while those of BLAS still spin
+    if not (entries.max() < math.inf and entries.min() > -math.inf):  # NaN is neither
         raise ValueError(
             "optimizer='newton': second derivatives overflow. Scale the features, e.g. "
             "make_pipeline(StandardScaler(), TorchLogisticClassifier())."

@@ -214,9 +214,15 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"features, {finer}or accept a larger tol."
         )
     else:
+        remedy = (
+            "raise alpha"
+            if estimator.alpha
+            else "set alpha > 0: without a penalty there is no optimum where a "
+            "hyperplane separates the classes"
+        )
         message = (
             f"{at}, after {n_iter} iterations. Increase epochs, scale the features "
-            "(StandardScaler), or raise alpha."
+            f"(StandardScaler), or {remedy}."
         )
     warn(message, ConvergenceWarning)
 

@@ -489,6 +489,10 @@ class _Writeable:
 
 def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """View an array as a tensor, copied only to another device."""
+    if min(array.strides, default=0) < 0:
+        # NumPy calls a single column contiguous, whichever way it goes; torch has no
+        # strides that go back.
+        array = array.copy()
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))
     return torch.from_numpy(array).to(device)

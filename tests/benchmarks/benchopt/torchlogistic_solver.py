@@ -28,14 +28,16 @@ class Solver(BaseSolver):
 
     sampling_strategy = "iteration"
 
-    def skip(self, X, y, lmbd):
+    def skip(self, X, y, lmbd, fit_intercept=False):  # which not every version has
         if issparse(X):
             return True, "torchlogistic takes dense X only"
+        if fit_intercept:
+            return True, "the solver is without an intercept"
         if self.optimizer == "newton" and X.shape[1] > 10_000:
             return True, "newton takes 10,000 features at most"
         return False, None
 
-    def set_objective(self, X, y, lmbd):
+    def set_objective(self, X, y, lmbd, fit_intercept=False):
         self.X, self.y = X, y
         self.clf = TorchLogisticClassifier(
             optimizer=self.optimizer,
