@@ -18,6 +18,7 @@ from ._divergence import Judge
 from ._loss import Loss
 from ._objective import Coefficients, Objective
 from ._rows import Rows
+from ._solvers import find_solver
 from ._training import facts_of
 from ._validation import (
     Labelled,
@@ -135,11 +136,12 @@ class Ending:
     def check(self, clf: TorchLogisticClassifier, loss: Loss, rows: Rows) -> None:
         """Raise ValueError if the run diverged, as a single fit would."""
         judge = Judge(Objective(loss, clf.alpha, clf.l1_ratio), rows)
+        lr = None if find_solver(clf.optimizer).full_batch else float(clf.lr)
         for epoch, losses in enumerate(zip(*self.curves.values(), strict=True)):
             for prefix, value in zip(self.curves, losses, strict=True):
                 if not math.isfinite(value):
                     at = prefix, epoch + 1, value
-                    raise judge.epoch_divergence(*at, float(clf.lr))
+                    raise judge.epoch_divergence(*at, lr)
         values = torch.from_numpy(self.values.copy())
         coef = Coefficients(
             values[:, 0].clone() if loss.n_outputs == 1 else values,
@@ -147,7 +149,7 @@ class Ending:
         )
         history = [{"train_loss": value} for value in self.curves["train"]]
         stopped = len(history) < clf.epochs
-        judge.check_end(coef, history, float(clf.lr), stopped=stopped)
+        judge.check_end(coef, history, lr, stopped=stopped)
 
     def fitted(
         self, clf: TorchLogisticClassifier, fold: Prepared, weighting: Weighting

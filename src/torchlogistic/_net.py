@@ -313,9 +313,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         with guarded_checkpoints(callbacks, self.history_):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
+            stopped = len(self.history_) - len(history) < self.max_epochs
             with best_checkpoints(callbacks, self.history_):
                 self.notify("on_train_end", X=X, y=y)
-            stopped = len(self.history_) - len(history) < self.max_epochs
             self.judge.check_end(
                 self.coef, self.history_, self._rate(), stopped=stopped
             )
