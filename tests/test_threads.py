@@ -99,6 +99,44 @@ def test_a_task_that_nobody_has_begun_is_not_waited_for():
             team.begin([lambda: 1 // 0], helpers)()
 
 
+def test_help_before_the_wait():
+    """Tasks of the next share are done while another thread is busy with this one."""
+    team, gate, done = Team(2), _thread.allocate_lock(), []
+    gate.acquire()
+    first = team.begin([gate.acquire], helpers=1)
+    second = team.begin([partial(done.append, i) for i in range(2)], helpers=1)
+    wait_until(lambda: not first._todo)
+    first.help()  # nothing is left to do of it
+    assert not first.is_done
+    second.help()
+    assert done == [0, 1]
+    assert second.is_done
+    gate.release()
+    first()
+    second()
+    assert done == [0, 1]
+
+
+def test_what_is_stopped_has_ended():
+    team, gate, done = Team(2), _thread.allocate_lock(), []
+    gate.acquire()
+
+    def work():
+        gate.acquire()
+        time.sleep(0.01)
+        done.append("begun")
+        raise KeyboardInterrupt
+
+    begun = team.begin([work, partial(done.append, "left")], helpers=1)
+    wait_until(lambda: len(begun._todo) == 1)
+    gate.release()
+    begun.stop()
+    assert done[0] == "begun"
+    expected = list(done)  # the other thread may have taken the second, too
+    team.run([partial(done.append, "later")] * 2)
+    assert done == [*expected, "later", "later"]
+
+
 def test_threads_end_with_the_team():
     team, workers = Team(3), set()
 

@@ -4,13 +4,15 @@
 processor's cache holds into one buffer, in the order of the epoch, and hands out views
 of that buffer, made once for all epochs. Each row of X is read from main memory once an
 epoch, and no tensor is created in the loop. Of large data another thread copies what
-comes next into a second buffer while this thread computes.
+comes next into other buffers while this thread computes, which helps before it waits.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from ._arrays import Array, as_array, as_tensor, namespace, send
 from ._rows import Block, Rows, buffer_block, view_block
 from ._stream import RandomStream
-from ._threads import Task, Team
+from ._threads import Begun, Task, Team
 from ._transfer import Fill, Slot
 
 # Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
@@ -38,6 +40,9 @@ TASK_BYTES = 2**19
 # Of more bytes of X, what comes next is copied while other threads compute: it is not
 # in a cache, and takes longer than telling them.
 AHEAD_BYTES = 2**22
+# Chunks that have room at a time then: one that is computed with, one that is copied,
+# and one for the thread that would have to wait for the other.
+AHEAD_ROOMS = 3
 # Up to so many bytes of X are copied once with the column of ones that a buffer has: a
 # row is then copied by one call of memcpy. More would not stay in a core's cache.
 PADDED_BYTES = 2**20
@@ -211,7 +216,7 @@ class Batches:
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
         self._epochs_left = epochs
-        self._drawn: tuple[int, Task, list[Tensor]] | None = None
+        self._drawn: tuple[int, Begun, list[Tensor]] | None = None
         # Whether another thread copies what comes next. Larger batches, whose gradient
         # threads share, are copied by all of them.
         many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
@@ -245,7 +250,8 @@ class Batches:
         allocate = partial(
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
-        rooms = [Room(allocate(), batch_size, n_rows) for _ in range(1 + self.ahead)]
+        n_rooms = AHEAD_ROOMS if self.ahead else 1
+        rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
         # NumPy copies rows into a buffer with gaps by way of another buffer.
         on_host = isinstance(rooms[0].full.span.X, np.ndarray)
         padded = small and fit_intercept and not in_order and on_host
@@ -283,36 +289,36 @@ class Batches:
     def _copied_ahead(self, seed: int) -> Iterator[Visit]:
         """The same, while another thread copies what comes next."""
         order = self._permutation(seed) if self.shuffle else None
-        rooms, starts, n_chunks = self.rooms, self._starts, len(self._starts)
-        pending: Task | None = None  # what completes the copy that was begun last
+        pending: deque[tuple[Chunk, Begun]] = deque()
+        places = zip(cycle(self.rooms), self._starts, strict=False)
         ended = False
 
-        def begin(i: int) -> tuple[Chunk, Task]:
-            chunk = self._chunk(rooms[i % len(rooms)], starts[i])
-            tasks = self.copier.tasks(self._rows(order, starts[i]), chunk.span)
-            return chunk, self.copier.team.begin(tasks, helpers=1)
+        def begin(n_copies: int) -> None:
+            for room, start in islice(places, n_copies):
+                chunk = self._chunk(room, start)
+                tasks = self.copier.tasks(self._rows(order, start), chunk.span)
+                pending.append((chunk, self.copier.team.begin(tasks, helpers=1)))
 
         try:
-            for i in range(n_chunks):
-                if pending is None:
-                    chunk, pending = begin(i)
-                complete, pending = pending, None
-                complete()
-                ready = chunk
-                if i + 1 < n_chunks:
-                    chunk, pending = begin(i + 1)
-                if i == 0:
-                    self._draw_ahead()
-                yield ready.batches, ready.span
+            begin(len(self.rooms) - 1)
+            self._draw_ahead()
+            while pending:
+                begin(1)
+                chunk, copy = pending.popleft()
+                copy.help()
+                if pending and not copy.is_done:
+                    pending[0][1].help()  # rather than wait
+                copy()
+                yield chunk.batches, chunk.span
             ended = True
         finally:
             # Whoever stops early finds no thread at work: an interpreter that exits
             # while one is in torch aborts.
-            if pending is not None:
-                pending()
+            for _, copy in pending:
+                copy.stop()
             if not ended and self._drawn is not None:
-                (_, complete, _), self._drawn = self._drawn, None
-                complete()
+                (_, drawing, _), self._drawn = self._drawn, None
+                drawing.stop()
 
     def _streamed(self, seed: int) -> Iterator[Visit]:
         order = None
@@ -345,8 +351,8 @@ class Batches:
     def _permutation(self, seed: int) -> Array:
         order = None
         if self._drawn is not None:
-            (drawn_seed, complete, found), self._drawn = self._drawn, None
-            complete()  # the stream draws one at a time
+            (drawn_seed, drawing, found), self._drawn = self._drawn, None
+            drawing()  # the stream draws one at a time
             if drawn_seed == seed:
                 order = found[0]
         if order is None:

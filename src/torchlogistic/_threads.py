@@ -12,7 +12,7 @@ from __future__ import annotations
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from contextlib import suppress
 from itertools import zip_longest
 from queue import SimpleQueue
 from typing import TypeVar
@@ -46,14 +46,14 @@ class Team:
         An exception in any of them is raised here, when all have ended; an interrupt of
         the wait at once.
         """
-        self.begin(tasks)()
+        if self.size > 1 and len(tasks) > 1:
+            self.begin(tasks)()
+            return
+        for task in tasks:  # an epoch of a small batch would notice the queues
+            task()
 
-    def begin(self, tasks: Sequence[Task], helpers: int | None = None) -> Task:
+    def begin(self, tasks: Sequence[Task], helpers: int | None = None) -> Begun:
         """Let the other threads run tasks; returns what completes them.
-
-        That runs in this thread the tasks which nobody has begun, waits for those that
-        somebody has, and raises the first exception in any. It need not be called, and
-        must not be called again: it would wait for endings that it has heard of.
 
         Parameters
         ----------
@@ -65,20 +65,11 @@ class Team:
         if helpers is None:
             helpers = len(tasks) - 1
         helpers = min(self.size - 1, helpers)
-        if helpers == 0:  # of a small batch, whose epochs would notice the queues
-            return partial(_run_in_turn, tasks)
-        todo, done = deque(tasks), SimpleQueue[BaseException | None]()
+        begun = Begun(tasks)
         self._hire(helpers)
         for inbox in self._inboxes[:helpers]:
-            inbox.put(partial(_run_all, todo, done))
-
-        def complete() -> None:
-            _run_all(todo, done)
-            failures = [failure for failure in (done.get() for _ in tasks) if failure]
-            if failures:
-                raise failures[0]
-
-        return complete
+            inbox.put(begun.help)
+        return begun
 
     def ahead(self, items: Sequence[T], tasks: Sequence[Task]) -> Iterator[T]:
         """Yield items, while another thread, if there is one, does a task for each.
@@ -108,24 +99,53 @@ class Team:
             inbox.put(None)
 
 
-def _run_in_turn(tasks: Sequence[Task]) -> None:
-    for task in tasks:
-        task()
+class Begun:
+    """Tasks that several threads share; to call it completes them.
 
+    A call runs in this thread the tasks which nobody has begun, waits for those that
+    somebody has, and raises the first exception in any. After a call, or ``stop``, no
+    other must follow: it would wait for endings that the first has heard of.
+    """
 
-def _run_all(todo: deque[Task], done: SimpleQueue[BaseException | None]) -> None:
-    """Run the tasks that no other thread has taken; tell how each ended."""
-    while True:
-        try:
-            task = todo.popleft()
-        except IndexError:
-            return
-        try:
-            task()
-        except BaseException as failure:
-            done.put(failure)
-        else:
-            done.put(None)
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._n_tasks = len(tasks)
+        self._todo = deque(tasks)
+        self._done = SimpleQueue[BaseException | None]()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.qsize() == self._n_tasks
+
+    def help(self) -> None:
+        """Run the tasks that no thread has taken."""
+        while True:
+            try:
+                task = self._todo.popleft()
+            except IndexError:
+                return
+            try:
+                task()
+            except BaseException as failure:
+                self._done.put(failure)
+            else:
+                self._done.put(None)
+
+    def stop(self) -> None:
+        """Let nobody begin another task; wait for those that somebody has begun."""
+        n_left = 0
+        with suppress(IndexError):
+            while True:
+                self._todo.popleft()
+                n_left += 1
+        for _ in range(self._n_tasks - n_left):
+            self._done.get()
+
+    def __call__(self) -> None:
+        self.help()
+        endings = [self._done.get() for _ in range(self._n_tasks)]
+        failures = [failure for failure in endings if failure]
+        if failures:
+            raise failures[0]
 
 
 def _work(inbox: SimpleQueue[Task | None]) -> None:
