@@ -27,6 +27,8 @@ def test_smoke():
         "torch.optim.LBFGS, from the device",
         "lbfgs, on the CPU",
     }
+    assert all("at least 0.7: " in row[3] for row in rows if row[1] == "full gradient")
+    assert all("at most 12: " in row[3] for row in rows if row[1].startswith("step"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is present")
