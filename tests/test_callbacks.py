@@ -2214,9 +2214,11 @@ def test_what_watches_something_unknown(order, validation, known):
     assert not hasattr(clf, "coef_")
 
 
-def test_other_errors_of_a_callback_are_its_own():
+@pytest.mark.parametrize("monitor", ["train_loss", "accuracy"])
+def test_other_errors_of_a_callback_are_its_own(monitor):
     class Careless(Callback):
-        monitor = "train_loss"
+        def __init__(self):
+            self.monitor = monitor
 
         def on_epoch_end(self, net, **kwargs):
             {}["anything"]

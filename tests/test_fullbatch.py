@@ -202,6 +202,41 @@ def test_warns_if_the_precision_is_used_up(optimizer):
 
 
 @over_optimizers
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_ends_at_the_least_gradient_where_rounding_leads_astray(optimizer, seed):
+    """Collinear, badly scaled rows in float32, to a tolerance that is out of reach."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, 10))
+    X = 1e3 * np.column_stack([X, X @ rng.normal(size=(10, 3))])
+    labels = rng.integers(3, size=60)
+
+    class Norms(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append((net.solver_.gradient_norm, net.history[-1, "train_loss"]))
+
+    seen = []
+    params = {"alpha": 1e-9, "tol": 1e-14, "dtype": "float32", "callbacks": [Norms()]}
+    classifier(optimizer, **params).fit(X, labels)
+    assert len(seen) < 2000  # it did notice
+    norms, losses = zip(*seen, strict=True)
+    assert norms[-1] <= min(norms) * (1 + 1e-6) or losses[-1] < min(losses) * (1 + 1e-5)
+    assert losses[-1] <= min(losses) * (1 + 1e-4)
+
+
+@over_optimizers
+def test_weights_that_differ_between_the_rows_that_are_judged(optimizer, recwarn):
+    """Every third row is looked at, and these are the heavy ones."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(3000, 2)), rng.integers(2, size=3000)
+    weight = np.where(np.arange(3000) % 3 == 0, 1.0, 1e-3)
+    clf = classifier(optimizer, alpha=0.1, tol=1e-4)
+    clf.fit(X, y, sample_weight=weight)
+    assert clf.loss_curve_[-1] < 0.7
+    assert not recwarn.list
+
+
+@over_optimizers
 def test_callbacks_see_iterations_as_epochs(optimizer):
     class Recorder(Callback):
         def __init__(self):

@@ -454,6 +454,14 @@ def test_copy_of_the_net_trains_as_the_net_does(optimizer, make_copy, data):
         assert net.history[:, "train_loss"] == list(clf.loss_curve_)
 
 
+def test_shallow_copy_of_the_net_has_its_own_parameters():
+    def zero(net):
+        with torch.no_grad():
+            copy.copy(net).module_.linear.weight.zero_()
+
+    assert_same_fit(look(zero), classifier().fit(X, Y))
+
+
 @COPIES
 def test_copy_of_a_net_that_is_not_initialized(make_copy):
     keep = Keep(make_copy)

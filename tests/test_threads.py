@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from torchlogistic import TorchLogisticClassifier
-from torchlogistic._threads import Team
+from torchlogistic._threads import Begun, Team
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -118,23 +118,32 @@ def test_help_before_the_wait():
 
 
 def test_what_is_stopped_has_ended():
-    team, gate, done = Team(2), _thread.allocate_lock(), []
-    gate.acquire()
+    team, done = Team(2), []
 
     def work():
-        gate.acquire()
         time.sleep(0.01)
         done.append("begun")
         raise KeyboardInterrupt
 
-    begun = team.begin([work, partial(done.append, "left")], helpers=1)
-    wait_until(lambda: len(begun._todo) == 1)
-    gate.release()
+    begun = team.begin([work], helpers=1)
+    wait_until(lambda: not begun._todo)
     begun.stop()
-    assert done[0] == "begun"
-    expected = list(done)  # the other thread may have taken the second, too
-    team.run([partial(done.append, "later")] * 2)
-    assert done == [*expected, "later", "later"]
+    assert done == ["begun"]
+    assert begun.is_done
+    begun.stop()  # as often as one likes
+    left = Begun([partial(done.append, "left")])  # which nobody was asked to begin
+    left.stop()
+    left()
+    assert done == ["begun"]
+
+
+def test_a_call_may_follow_one_that_failed():
+    begun = Team(2).begin([lambda: 1 // 0, lambda: None], helpers=1)
+    with pytest.raises(ZeroDivisionError):
+        begun()
+    begun()
+    begun.stop()
+    assert begun.is_done
 
 
 def test_threads_end_with_the_team():

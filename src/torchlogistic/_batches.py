@@ -304,11 +304,12 @@ class Batches:
             self._draw_ahead()
             while pending:
                 begin(1)
-                chunk, copy = pending.popleft()
+                chunk, copy = pending[0]
                 copy.help()
-                if pending and not copy.is_done:
-                    pending[0][1].help()  # rather than wait
+                if len(pending) > 1 and not copy.is_done:
+                    pending[1][1].help()  # rather than wait
                 copy()
+                pending.popleft()
                 yield chunk.batches, chunk.span
             ended = True
         finally:

@@ -123,14 +123,15 @@ def check_monitors(callbacks: Named) -> None:
 
 
 def check_monitor(
-    name: str, callback: Any, row: dict[str, Any], *, validates: bool
+    error: KeyError, name: str, callback: Any, row: dict[str, Any], *, validates: bool
 ) -> None:
-    """Raise ValueError for a callback that watches what an epoch's row does not have.
+    """Raise ValueError if the error is of what a callback watches in an epoch's row.
 
     ``validates`` says whether there are rows to validate on.
     """
     monitor = getattr(callback, "monitor", None)
-    if not isinstance(monitor, str) or monitor in row:
+    watches = isinstance(monitor, str) and repr(monitor) in str(error)
+    if not watches or monitor in row:
         return
     known = ", ".join(sorted(repr(key) for key in row if key != "batches"))
     hint = "" if validates else "; for scores of validation rows pass X_val and y_val"

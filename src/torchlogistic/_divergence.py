@@ -45,11 +45,9 @@ class Judge:
     rows: Rows
     whole: bool = True
 
-    @property
-    def null_loss(self) -> float:
+    def null_loss(self, rows: Rows) -> float:
         """Loss of equal probabilities; ``pos_weight`` may make it large."""
-        weight = self.rows.weight
-        scale = 1.0 if weight is None else weight.mean().item()
+        scale = 1.0 if rows.weight is None else rows.weight.mean().item()
         return scale * self.objective.loss.null_value
 
     @property
@@ -84,7 +82,7 @@ class Judge:
         """The error that says what was found."""
         rate = "" if lr is None else f" with lr={lr:g}"
         return ValueError(
-            f"Training diverged{rate}: {what}, against {self.null_loss:.3g} "
+            f"Training diverged{rate}: {what}, against {self.null_loss(self.rows):.3g} "
             f"of equal probabilities for all classes. {self.remedy(lr)}"
         )
 
@@ -115,14 +113,15 @@ class Judge:
         lr : float, optional
             The step size at the end, of a solver that has one.
         stopped : bool
-            Whether the run ended before the last epoch that it was given.
+            Whether somebody ended the run before the last epoch that it was given.
         """
         if not history:
             return
-        block = view_block(self.sample)
+        sample = self.sample
+        block = view_block(sample)
         self.objective.logits(block, coef)
         loss = self.objective.mean_loss(block).item()
-        null = self.null_loss
+        null = self.null_loss(sample)
         if not loss <= DIVERGED * null:
             at = f"after epoch {len(history)}"
             rows = "1 row" if len(block) == 1 else f"{len(block)} rows"

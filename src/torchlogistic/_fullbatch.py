@@ -70,6 +70,8 @@ class FullBatch:
         self._seen: Tensor | None = None
         self._seen_frozen = list(coef.frozen)
         self._least = (math.inf, math.inf)  # objective and norm of the gradient so far
+        # Where the gradient was least: its norm, the objective, the coefficients.
+        self._best: tuple[float, float, Tensor] | None = None
         self._idle = 0  # iterations in a row that lowered neither
 
     @property
@@ -119,7 +121,21 @@ class FullBatch:
         lower = point.value < value or self.gradient_norm < least
         self._least = min(value, point.value), min(least, self.gradient_norm)
         self._idle = 0 if lower else self._idle + 1
+        if self.gradient_norm < least:
+            self._best = self.gradient_norm, point.value, self.coef.values.clone()
         return point.step > 0 and self._idle < self.patience
+
+    def stall(self) -> None:
+        """End, as no step lowers the objective, at the least gradient of all steps."""
+        self.stalled = True
+        if self._best is None:
+            return
+        norm, value, coefficients = self._best
+        here = self.origin().value
+        if norm < self.gradient_norm and value <= here + self.precision * abs(here):
+            self.coef.values.copy_(coefficients)
+            self.loss = self.full.evaluate(self.coef)
+            self._measure()
 
     def _measure(self) -> None:
         gradient = self.coef.arrays.gradient
@@ -136,7 +152,7 @@ class FullBatch:
         self.loss = self.full.evaluate(self.coef)
         self._measure()
         self._seen_frozen = list(self.coef.frozen)
-        self._least = (math.inf, math.inf)
+        self._least, self._best = (math.inf, math.inf), None
         self._idle, self.stalled = 0, False
 
     def visit(self) -> Iterator[Block]:
@@ -148,8 +164,8 @@ class FullBatch:
         self.refresh()
         if listener is not None:
             listener()
-        if not self.done:
-            self.stalled = not self.iterate()
+        if not self.done and not self.iterate():
+            self.stall()
         self._seen = self.coef.values.clone()
 
     def epoch(self) -> None:

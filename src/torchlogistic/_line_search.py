@@ -138,14 +138,25 @@ def wolfe_step(line: Line, origin: Point, *, first: float, precision: float) -> 
     for trial in range(MAX_TRIALS):
         fell = has_fallen(origin, point, precision)
         if fell and has_levelled(origin, point):
-            return point if trial == 0 else line.jump(point.step)
+            return point if trial == 0 else _land(line, origin, point, precision)
         # A value that is not a number is too far, too.
         if fell and point.slope < 0:
             low = point
         else:
             high = point
         point = evaluate(2 * point.step if high is None else _between(low, high))
-    return line.jump(low.step if low.value < origin.value else 0.0)
+    if low.value < origin.value:
+        return _land(line, origin, low, precision)
+    return line.jump(0.0)
+
+
+def _land(line: Line, origin: Point, point: Point, precision: float) -> Point:
+    """Go to a step that was evaluated by the difference of the logits.
+
+    Of a step of a million, rounding makes another one: then to where it started.
+    """
+    landed = line.jump(point.step)
+    return landed if has_fallen(origin, landed, precision) else line.jump(0.0)
 
 
 def _between(low: Point, high: Point) -> float:
@@ -171,6 +182,6 @@ def armijo_step(line: Line, origin: Point, *, precision: float) -> Point:
     evaluate = line.at if math.isfinite(point.value) else line.jump
     for trial in range(MAX_TRIALS):
         if has_fallen(origin, point, precision):
-            return point if trial == 0 else line.jump(point.step)
+            return point if trial == 0 else _land(line, origin, point, precision)
         point = evaluate(point.step / 2)
     return line.jump(0.0)

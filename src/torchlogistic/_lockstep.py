@@ -154,7 +154,8 @@ class Lockstep(Generic[S]):
             coef = solver.coef.arrays
             coef.values[...], coef.gradient[...] = self.values[m], self.gradient[m]
             solver.block.z[...] = self.now[m]
-            solver.stalled = not self.conclude(m, *steps[m], norms[m])
+            if not self.conclude(m, *steps[m], norms[m]):
+                solver.stall()
 
     def advance(self, before: Array, gradient: Array) -> list[Step]:
         """Where a step of each model starts and ends.

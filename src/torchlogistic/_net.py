@@ -254,7 +254,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         super().__setstate__(state)
         if not hasattr(self, "module_"):
             return
-        views = self.coef.as_linear(self.coef.values)
+        own = self.coef.values.clone()  # a shallow copy has the net's own
+        self.coef = Coefficients(own, fit_intercept=self.coef.fit_intercept)
+        views = self.coef.as_linear(own)
         for parameter, view in zip(self.module_.parameters(), views, strict=True):
             view.copy_(parameter.data)
             parameter.data = view
@@ -313,7 +315,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         with guarded_checkpoints(callbacks, self.history_):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
-            stopped = len(self.history_) - len(history) < self.max_epochs
+            short = len(self.history_) - len(history) < self.max_epochs
+            stopped = short and self.full_batch is None
             with best_checkpoints(callbacks, self.history_):
                 self.notify("on_train_end", X=X, y=y)
             self.judge.check_end(
@@ -334,9 +337,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         for name, callback in self.callbacks_:
             try:
                 callback.on_epoch_end(self, **cb_kwargs)
-            except KeyError:
+            except KeyError as error:
                 row, validates = self.history_[-1], self.valid_rows is not None
-                check_monitor(name, callback, row, validates=validates)
+                check_monitor(error, name, callback, row, validates=validates)
                 raise
             except KeyboardInterrupt as error:
                 if not asks_to_stop(error):

@@ -52,7 +52,9 @@ class Newton(FullBatch):
        Mathematical Programming 174, 2019.
     """
 
-    patience = 10
+    patience = (
+        10  # as its steps know the curvature, more that lead nowhere are rounding
+    )
 
     def __init__(
         self,
@@ -194,9 +196,8 @@ class Newton(FullBatch):
 
 def refuse_overflow(H: Tensor) -> None:
     """Raise ValueError for second derivatives that are not numbers."""
-    entries = as_array(
-        H
-    )  # torch would wake its threads, while those of BLAS still spin
+    # By NumPy: torch would wake its threads, while those of BLAS still spin.
+    entries = as_array(H)
     if not (entries.max() < math.inf and entries.min() > -math.inf):  # NaN is neither
         raise ValueError(
             "optimizer='newton': second derivatives overflow. Scale the features, e.g. "

@@ -53,7 +53,7 @@ class Team:
             task()
 
     def begin(self, tasks: Sequence[Task], helpers: int | None = None) -> Begun:
-        """Let the other threads run tasks; returns what completes them.
+        """Let the other threads run tasks; returns what completes or stops them.
 
         Parameters
         ----------
@@ -103,18 +103,18 @@ class Begun:
     """Tasks that several threads share; to call it completes them.
 
     A call runs in this thread the tasks which nobody has begun, waits for those that
-    somebody has, and raises the first exception in any. After a call, or ``stop``, no
-    other must follow: it would wait for endings that the first has heard of.
+    somebody has, and raises the first exception in any that no earlier call has.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._n_tasks = len(tasks)
         self._todo = deque(tasks)
         self._done = SimpleQueue[BaseException | None]()
+        self._n_heard = 0  # of how many endings a call has taken note
 
     @property
     def is_done(self) -> bool:
-        return self._done.qsize() == self._n_tasks
+        return self._n_heard + self._done.qsize() == self._n_tasks
 
     def help(self) -> None:
         """Run the tasks that no thread has taken."""
@@ -132,18 +132,25 @@ class Begun:
 
     def stop(self) -> None:
         """Let nobody begin another task; wait for those that somebody has begun."""
-        n_left = 0
         with suppress(IndexError):
             while True:
                 self._todo.popleft()
-                n_left += 1
-        for _ in range(self._n_tasks - n_left):
-            self._done.get()
+                self._n_tasks -= 1
+        self._hear()
+
+    def _hear(self) -> list[BaseException]:
+        """Wait for all endings; returns the exceptions in those that were new."""
+        failures = []
+        while self._n_heard < self._n_tasks:
+            failure = self._done.get()
+            self._n_heard += 1
+            if failure is not None:
+                failures.append(failure)
+        return failures
 
     def __call__(self) -> None:
         self.help()
-        endings = [self._done.get() for _ in range(self._n_tasks)]
-        failures = [failure for failure in endings if failure]
+        failures = self._hear()
         if failures:
             raise failures[0]
 

@@ -149,8 +149,8 @@ def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) 
         )
     if issparse(X):  # scikit-learn's message is of no use where a pipeline made it
         raise TypeError(
-            "Sparse data was passed for X, but dense data is required. If it fits in "
-            "memory, use X.toarray(), or in a pipeline sparse_threshold=0 of a "
+            "Sparse data was passed, but dense data is required. If it fits in "
+            "memory, use .toarray(), or in a pipeline sparse_threshold=0 of a "
             "ColumnTransformer and sparse_output=False of an encoder; else "
             "LogisticRegression or SGDClassifier of scikit-learn."
         )
