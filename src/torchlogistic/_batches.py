@@ -166,7 +166,7 @@ def _tensors(block: Block) -> list[Tensor]:
 
 # The batches of a chunk, each ready when it is reached, and the span of all.
 Visit = tuple[Iterable[Block], Block]
-Order = Callable[[int], Iterator[Visit]]  # the visits of an epoch with a seed
+Visits = Callable[[int], Iterator[Visit]]  # those of an epoch with a seed
 
 
 class Batches:
@@ -222,10 +222,10 @@ class Batches:
         many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
         self.may_be_ahead = many and self.device.type == "cpu"
         self.ahead = self.may_be_ahead and team.size > 1
-        self.rooms, self._order = self._lay_out(rows, fit_intercept)
+        self.rooms, self._visits = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
 
-    def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Order]:
+    def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Visits]:
         """Choose where batches lie and how they come there."""
         batch_size, n_rows = self.batch_size, self.n_rows
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
@@ -264,7 +264,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Visit]:
         seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
-        yield from self._order(seed)
+        yield from self._visits(seed)
 
     def _kept(self, seed: int) -> Iterator[Visit]:
         full = self.rooms[0].full

@@ -122,7 +122,7 @@ def check_monitors(callbacks: Named) -> None:
         )
 
 
-def check_monitor(
+def refuse_monitor(
     error: KeyError, name: str, callback: Any, row: dict[str, Any], *, validates: bool
 ) -> None:
     """Raise ValueError if the error is of what a callback watches in an epoch's row.

@@ -113,7 +113,7 @@ class Judge:
         lr : float, optional
             The step size at the end, of a solver that has one.
         stopped : bool
-            Whether somebody ended the run before the last epoch that it was given.
+            Whether the run ended before the last epoch that it was given.
         """
         if not history:
             return
@@ -133,7 +133,8 @@ class Judge:
         if worst > EXPLODED * null:
             what = f"in epoch {epoch}, the worst, the mean loss was {worst:.3g}"
             raise self.divergence(what, lr)
-        begun = len(history) >= BEGUN or stopped
+        # Whether there was time enough. A solver without lr stops where it is done.
+        begun = len(history) >= BEGUN or (stopped and lr is not None)
         if begun and (self.whole or len(block) >= STREAMED_ROWS):
             warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "

@@ -148,7 +148,7 @@ class Ending:
             fit_intercept=clf.fit_intercept,
         )
         history = [{"train_loss": value} for value in self.curves["train"]]
-        stopped = lr is not None and len(history) < clf.epochs
+        stopped = len(history) < clf.epochs
         judge.check_end(coef, history, lr, stopped=stopped)
 
     def fitted(

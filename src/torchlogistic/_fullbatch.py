@@ -66,13 +66,9 @@ class FullBatch:
         # Logits of some tens are rounded, and with them the losses, to so many units.
         self.precision = 32 * torch.finfo(coef.values.dtype).eps
         self.gradient_norm = math.inf
-        self.stalled = False
         self._seen: Tensor | None = None
         self._seen_frozen = list(coef.frozen)
-        self._least = (math.inf, math.inf)  # objective and norm of the gradient so far
-        # Where the gradient was least: its norm, the objective, the coefficients.
-        self._best: tuple[float, float, Tensor] | None = None
-        self._idle = 0  # iterations in a row that lowered neither
+        self._start_over()
 
     @property
     def converged(self) -> bool:
@@ -90,6 +86,14 @@ class FullBatch:
         z = self.block.logits
         predicted = (z > 0).to(labels.dtype) if z.dim() == 1 else z.argmax(dim=1)
         return bool((predicted == labels).all())
+
+    def _start_over(self) -> None:
+        """Compare no iteration with those before."""
+        self._lowest = math.inf  # the objective so far
+        # Where the gradient was least: its norm, the objective, the coefficients.
+        self._flattest = math.inf, math.inf, self.coef.values
+        self._idle = 0  # iterations in a row that lowered neither
+        self.stalled = False
 
     def reset(self) -> None:
         """Forget what earlier iterations learned."""
@@ -117,20 +121,18 @@ class FullBatch:
             self._measure()
         else:
             self.gradient_norm = norm
-        value, least = self._least
-        lower = point.value < value or self.gradient_norm < least
-        self._least = min(value, point.value), min(least, self.gradient_norm)
-        self._idle = 0 if lower else self._idle + 1
-        if self.gradient_norm < least:
-            self._best = self.gradient_norm, point.value, self.coef.values.clone()
+        flatter = self.gradient_norm < self._flattest[0]
+        if flatter:
+            at = self.coef.values.clone()
+            self._flattest = self.gradient_norm, point.value, at
+        self._idle = 0 if flatter or point.value < self._lowest else self._idle + 1
+        self._lowest = min(self._lowest, point.value)
         return point.step > 0 and self._idle < self.patience
 
     def stall(self) -> None:
         """End, as no step lowers the objective, at the least gradient of all steps."""
         self.stalled = True
-        if self._best is None:
-            return
-        norm, value, coefficients = self._best
+        norm, value, coefficients = self._flattest
         here = self.origin().value
         if norm < self.gradient_norm and value <= here + self.precision * abs(here):
             self.coef.values.copy_(coefficients)
@@ -152,8 +154,7 @@ class FullBatch:
         self.loss = self.full.evaluate(self.coef)
         self._measure()
         self._seen_frozen = list(self.coef.frozen)
-        self._least, self._best = (math.inf, math.inf), None
-        self._idle, self.stalled = 0, False
+        self._start_over()
 
     def visit(self) -> Iterator[Block]:
         """Visit the one batch."""

@@ -27,11 +27,11 @@ from ._callbacks import (
     StopTraining,
     asks_to_stop,
     best_checkpoints,
-    check_monitor,
     check_monitors,
     guarded_checkpoints,
     hears_batches,
     hears_training,
+    refuse_monitor,
 )
 from ._continuation import (
     epoch_record,
@@ -315,8 +315,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         with guarded_checkpoints(callbacks, self.history_):
             with suppress(StopTraining):
                 self.fit_loop(X, y)
-            short = len(self.history_) - len(history) < self.max_epochs
-            stopped = short and self.full_batch is None
+            stopped = len(self.history_) - len(history) < self.max_epochs
             with best_checkpoints(callbacks, self.history_):
                 self.notify("on_train_end", X=X, y=y)
             self.judge.check_end(
@@ -339,7 +338,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 callback.on_epoch_end(self, **cb_kwargs)
             except KeyError as error:
                 row, validates = self.history_[-1], self.valid_rows is not None
-                check_monitor(error, name, callback, row, validates=validates)
+                refuse_monitor(error, name, callback, row, validates=validates)
                 raise
             except KeyboardInterrupt as error:
                 if not asks_to_stop(error):

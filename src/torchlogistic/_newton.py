@@ -52,9 +52,7 @@ class Newton(FullBatch):
        Mathematical Programming 174, 2019.
     """
 
-    patience = (
-        10  # as its steps know the curvature, more that lead nowhere are rounding
-    )
+    patience = 10  # its steps know the curvature: of more to no end, rounding decides
 
     def __init__(
         self,
