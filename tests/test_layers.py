@@ -26,6 +26,7 @@ GROUPS = [
         "_weighting",
         "_callbacks",
         "_continuation",
+        "_module",
         "_divergence",
         "_prediction",
     ],

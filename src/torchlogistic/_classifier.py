@@ -24,7 +24,7 @@ from ._callbacks import (
     replace_callback,
     sklearn_callbacks,
 )
-from ._net import linear_module
+from ._module import linear_module
 from ._prediction import class_index, linear_logits, probabilities
 from ._solvers import SOLVERS
 from ._training import Task, train, undisturbed

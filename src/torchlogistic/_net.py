@@ -6,10 +6,8 @@ skorch drives the epochs; what runs inside one is ours. See ``LogisticNet``.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -44,6 +42,7 @@ from ._divergence import Judge
 from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
+from ._module import RowsDataset, linear_module
 from ._objective import Coefficients, Objective
 from ._rows import Block, Rows, view_block
 from ._steps import make_optimizer
@@ -62,55 +61,6 @@ class QuickHistory(History):
 
 def is_binary(coef: Coefficients) -> bool:
     return coef.values.dim() == 1
-
-
-def linear_module(weight: Tensor, bias: Tensor | None = None) -> nn.Sequential:
-    """An ``nn.Sequential(linear=nn.Linear)`` around tensors, which are not copied.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (n_outputs, n_features)
-    bias : Tensor of shape (n_outputs,), optional
-    """
-    # nn.Linear's constructor would draw from the global generator.
-    linear = nn.Linear.__new__(nn.Linear)
-    nn.Module.__init__(linear)
-    linear.out_features, linear.in_features = weight.shape
-    linear.weight = nn.Parameter(weight)
-    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
-    linear.register_state_dict_post_hook(_make_contiguous)  # type: ignore[no-untyped-call]
-    return nn.Sequential(OrderedDict(linear=linear))
-
-
-def _make_contiguous(
-    module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any
-) -> None:
-    """Unshare saved tensors: safetensors takes no views."""
-    for name, tensor in state.items():
-        if name.startswith(prefix):
-            state[name] = tensor.contiguous()
-
-
-class RowsDataset(skorch.dataset.Dataset):
-    """What callbacks see of the rows: X and the labels 0 to n_classes - 1."""
-
-    def __init__(self, rows: Rows, objective: Objective) -> None:
-        self.rows = rows
-        self.objective = objective
-
-    @property
-    def X(self) -> Tensor:
-        return self.rows.X
-
-    @cached_property
-    def y(self) -> Tensor:
-        return self.objective.loss.labels(self.rows.y)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> tuple[Tensor, Tensor]:
-        return self.X[i], self.y[i]
 
 
 class LogisticNet(ClassifierMixin, skorch.NeuralNet):
