@@ -17,6 +17,7 @@ from torchlogistic import (
     _candidates,
     _gradient,
     _minibatch,
+    _tensors,
     _together,
     _validation,
 )
@@ -73,6 +74,25 @@ def test_equals_the_cpu(optimizer, n_classes, dtype, rtol):
     if dtype == "float32":
         settings["tol"] = 1e-4
     assert_close(fit(data, **settings), fit(data, HOST, **settings), rtol)
+
+
+@every_optimizer
+@both_losses
+def test_tensors_stay_on_the_device(optimizer, n_classes, monkeypatch):
+    X, y = make_data(n_classes)
+    expected = fit((X, y), optimizer=optimizer)
+    to_host = _tensors.as_array
+
+    def fail(values):
+        assert not isinstance(values, torch.Tensor) or not len(values), "to the host"
+        return to_host(values)
+
+    for module in (_tensors, _validation):
+        monkeypatch.setattr(module, "as_array", fail)
+    there = torch.from_numpy(X).to(DEVICE), torch.from_numpy(y).to(DEVICE)
+    found = fit(there, optimizer=optimizer)
+    assert_close(found, expected, 1e-12)
+    np.testing.assert_array_equal(found.classes_, expected.classes_, strict=True)
 
 
 @every_rule

@@ -22,7 +22,8 @@ GROUPS = [
     ["_lockstep_lbfgs", "_lockstep_newton"],
     ["_solvers"],
     [
-        "_validation",
+        "_labels",
+        "_tensors",
         "_weighting",
         "_callbacks",
         "_continuation",
@@ -30,7 +31,7 @@ GROUPS = [
         "_divergence",
         "_prediction",
     ],
-    ["_net"],
+    ["_validation", "_net"],
     ["_training"],
     ["_classifier"],
     ["_folds", "_scoring"],

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import make_blobs
 
 from torchlogistic import TorchLogisticClassifier, _validation
-from torchlogistic._validation import check_batch_size, sorted_labels
+from torchlogistic._validation import check_batch_size
 
 
 @pytest.mark.parametrize(
@@ -103,26 +103,6 @@ class TestWeightsOfValidationRows:
     def test_message(self, weight, message):
         with pytest.raises(ValueError, match=message):
             make().fit(X, Y, X_val=X, y_val=Y, sample_weight_val=weight)
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.array([1, 0, 1]),
-        np.array([-128, 127, 0], dtype=np.int8),
-        np.array([255, 3, 3], dtype=np.uint8),
-        np.array([2**64 - 1, 2**64 - 3], dtype=np.uint64),
-        np.array([-(2**63), -(2**63) + 2]),
-        np.array([0, 10**9, 5]),
-        np.array([True, False]),
-        np.array(["b", "a", "b"]),
-    ],
-    ids=lambda labels: f"{labels.dtype} {labels[0]}",
-)
-def test_sorted_labels_are_those_of_numpy(labels):
-    found = sorted_labels(labels)
-    assert found.dtype == labels.dtype
-    np.testing.assert_array_equal(found, np.unique(labels))
 
 
 class TestLargeArraysAreCheckedByAllThreads:

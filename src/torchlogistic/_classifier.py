@@ -24,20 +24,19 @@ from ._callbacks import (
     replace_callback,
     sklearn_callbacks,
 )
+from ._labels import check_given_classes, check_known_labels, find_classes
 from ._module import linear_module
 from ._prediction import class_index, linear_logits, probabilities
 from ._solvers import SOLVERS
+from ._tensors import as_array
 from ._training import Task, train, undisturbed
 from ._validation import (
     check_device,
     check_dtype,
     check_features,
-    check_given_classes,
-    check_known_labels,
     check_seed,
     check_training_rows,
     check_validation_rows,
-    find_classes,
     hold_out,
 )
 from ._weighting import drop_weightless
@@ -309,6 +308,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            A tensor on an accelerator stays there.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any sortable type.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -399,13 +399,13 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         dtype = check_dtype(self.dtype, device)
         continued = self.warm_start and hasattr(self, "coef_")
         rows = check_training_rows(
-            self, X, y, sample_weight, dtype, reset=not continued
+            self, X, y, sample_weight, dtype, device=device, reset=not continued
         )
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         report = {"X": X, "y": y, "metadata": metadata}
-        given = rows.y
+        labels = rows.y
         rows = drop_weightless(rows)
-        classes = find_classes(rows.y, given)
+        classes = find_classes(rows.y, labels)
         if continued:
             if not np.array_equal(classes, self.classes_):
                 raise ValueError(
@@ -415,17 +415,17 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 )
             self._check_same_intercept()
         seed = self._seed(continued=continued)
-        held = check_validation_rows(
-            self, X_val, y_val, sample_weight_val, classes, rows.X.dtype
+        given = check_validation_rows(
+            self, X_val, y_val, sample_weight_val, classes, rows.dtype, device
         )
-        rows = rows.encoded(classes)
-        if held is not None:
-            held = held.encoded(classes)
+        encoded, held = rows.encoded(classes), None
+        if given is not None:
+            held = given.encoded(classes)
         elif self.early_stopping:
-            rows, held = hold_out(rows, classes, self.validation_fraction, seed)
+            encoded, held = hold_out(encoded, classes, self.validation_fraction, seed)
 
         task = Task(
-            rows=rows,
+            rows=encoded,
             held=held,
             classes=classes,
             device=device,
@@ -444,10 +444,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 "the weights with sklearn.utils.class_weight.compute_class_weight and "
                 "pass them as class_weight, or the ratio as pos_weight"
             )
+        classes = as_array(classes)
         device = check_device(self.device)
         dtype = check_dtype(self.dtype, device)
         rows = check_training_rows(
-            self, X, y, sample_weight, dtype, reset=not continued
+            self, X, y, sample_weight, dtype, device=device, reset=not continued
         )
         rows = drop_weightless(rows)
         if not continued:

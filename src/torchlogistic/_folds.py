@@ -15,18 +15,18 @@ from sklearn.base import clone
 from ._classifier import TorchLogisticClassifier
 from ._continuation import epoch_record
 from ._divergence import Judge
+from ._labels import find_classes
 from ._loss import Loss
 from ._objective import Coefficients, Objective
 from ._rows import Rows
 from ._solvers import find_solver
 from ._training import facts_of
 from ._validation import (
-    Labelled,
+    Encoded,
     check_device,
     check_dtype,
     check_seed,
     check_training_rows,
-    find_classes,
     hold_out,
 )
 from ._weighting import Weighting, drop_weightless
@@ -58,19 +58,19 @@ class Fold:
 class Prepared:
     """A validated fold."""
 
-    rows: Labelled
-    held: Labelled | None  # rows to validate on
+    rows: Encoded
+    held: Encoded | None  # rows to validate on
     classes: np.ndarray
     seen: dict[str, Any]  # attributes that validation gives an estimator
 
     def key(self, batch_size: int) -> tuple[Any, ...]:
         """What folds that are trained as one stack have in common."""
         n_batches = -(-len(self.rows.y) // batch_size)
-        return n_batches, batch_size, self.rows.X.dtype.str, self.classes.tolist()
+        return n_batches, batch_size, self.rows.dtype.str, self.classes.tolist()
 
 
 def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
-    """Validate a fold as the classifier's fit would."""
+    """Validate a fold as the classifier's fit would, on the host."""
     clf = clone(clf)
     dtype = check_dtype(clf.dtype, check_device(clf.device))
     rows = check_training_rows(clf, fold.X, fold.y, fold.sample_weight, dtype)
@@ -78,11 +78,11 @@ def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
     rows = drop_weightless(rows)
     classes = find_classes(rows.y, given)
     seen = {k: v for k, v in vars(clf).items() if k.endswith("_")}
-    rows, held = rows.encoded(classes), None
+    encoded, held = rows.encoded(classes), None
     if clf.early_stopping:
         seed = check_seed(clf.random_state)
-        rows, held = hold_out(rows, classes, clf.validation_fraction, seed)
-    return Prepared(rows, held, classes, seen)
+        encoded, held = hold_out(encoded, classes, clf.validation_fraction, seed)
+    return Prepared(encoded, held, classes, seen)
 
 
 def weighting_of(clf: TorchLogisticClassifier, fold: Prepared) -> Weighting:

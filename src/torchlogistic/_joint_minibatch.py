@@ -28,7 +28,7 @@ from ._rules import NUMBERS
 from ._solvers import find_solver, optimizer_arguments
 from ._steps import find_rule, make_optimizer
 from ._validation import (
-    Labelled,
+    Encoded,
     check_batch_size,
     check_device,
     check_seed,
@@ -172,7 +172,7 @@ class JointMiniBatch:
             ),
         )
 
-    def weights_of(self, fold: int, column: int, rows: Labelled) -> np.ndarray | None:
+    def weights_of(self, fold: int, column: int, rows: Encoded) -> np.ndarray | None:
         return self.weightings[fold][self.leaders[column]](rows.y, rows.sample_weight)
 
     def rows_of(
@@ -181,7 +181,7 @@ class JointMiniBatch:
         columns: range,
         *,
         most: int | None = None,
-        held: Labelled | None = None,
+        held: Encoded | None = None,
     ) -> Rows:
         """Rows with targets and weights that broadcast over candidates.
 

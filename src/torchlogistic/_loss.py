@@ -128,7 +128,7 @@ class CategoricalCrossEntropy:
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         # One-hot rows make the residual one subtraction, as in the binary case.
-        return F.one_hot(labels, self.n_outputs).to(dtype)
+        return F.one_hot(labels.long(), self.n_outputs).to(dtype)
 
     def labels(self, y: Tensor) -> Tensor:
         return y.argmax(dim=1)

@@ -25,7 +25,8 @@ from ._net import LogisticNet
 from ._objective import Coefficients, Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
-from ._validation import Labelled, as_tensor, check_batch_size, to_rows
+from ._tensors import as_tensor
+from ._validation import Encoded, check_batch_size, to_rows
 from ._warnings import warn
 from ._weighting import Weighting
 
@@ -36,7 +37,7 @@ class Task:
 
     Parameters
     ----------
-    rows, held : Labelled
+    rows, held : Encoded
         Encoded rows to train on; rows to validate on, or None.
     classes : ndarray of shape (n_classes,)
     device : torch.device
@@ -50,8 +51,8 @@ class Task:
         Callbacks beside those of the estimator's parameters; they come last.
     """
 
-    rows: Labelled
-    held: Labelled | None
+    rows: Encoded
+    held: Encoded | None
     classes: np.ndarray
     device: torch.device
     seed: int
@@ -81,7 +82,7 @@ def train(estimator: Any, task: Task) -> LogisticNet:
         n_rows, n_features = task.rows.X.shape
         raise torch.OutOfMemoryError(
             f"device={str(task.device)!r} ran out of memory while it trained on "
-            f"{n_rows} x {n_features} of {task.rows.X.dtype}: use a smaller "
+            f"{n_rows} x {n_features} of {task.rows.dtype}: use a smaller "
             "batch_size, dtype='float32' or device='cpu'."
         ) from error
 
@@ -170,7 +171,7 @@ def copy_fitted(estimator: Any, coef: Coefficients) -> None:
         part.copy_(as_tensor(array, part.device))
 
 
-def facts_of(estimator: Any, weighting: Weighting, rows: Labelled) -> dict[str, Any]:
+def facts_of(estimator: Any, weighting: Weighting, rows: Encoded) -> dict[str, Any]:
     """What a fitted estimator keeps of its objective."""
     return {
         "fit_intercept": estimator.fit_intercept,

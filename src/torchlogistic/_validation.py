@@ -9,34 +9,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from numbers import Number
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
     column_or_1d,
     validate_data,
 )
+from torch import Tensor
 
+from ._labels import Labels, check_labels, check_one_type, check_same_kind, encode
 from ._loss import Loss
 from ._rows import Rows
+from ._tensors import (
+    ACCELERATORS,
+    CPU,
+    as_array,
+    as_tensor,
+    is_on,
+    labels_stay,
+    rows_stay,
+    take,
+    torch_dtype,
+)
 from ._threads import Team
 from ._transfer import Transfer, fits
-from ._warnings import warn
 
 if TYPE_CHECKING:
     from ._weighting import Weighting
 
-ACCELERATORS = ("cuda", "xpu", "mps")
-KINDS = (Number, str, bytes)  # of labels
 # Targets, logits, residuals, and what is computed of them, each of n_rows x n_outputs.
 TRAINING_VECTORS = 8
 SHARED_BYTES = 2**23  # of X: less is read sooner than other threads are told
@@ -45,33 +54,45 @@ MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
 
 @dataclass
 class Labelled:
-    """Validated rows of the user, still in NumPy.
+    """Validated rows of the user, in NumPy or still on their device.
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, n_features)
-    y : ndarray of shape (n_rows,)
-        The user's labels; after :meth:`encoded` indices into the classes.
+    X : ndarray or Tensor of shape (n_rows, n_features)
+        A tensor if it stays on its accelerator.
+    y : ndarray or Tensor of shape (n_rows,)
+        The user's labels, beside X; in :class:`Encoded` indices into the classes.
     sample_weight : ndarray of shape (n_rows,), optional
     """
 
-    X: np.ndarray
-    y: np.ndarray
+    X: np.ndarray | Tensor
+    y: Labels
     sample_weight: np.ndarray | None = None
 
-    def __getitem__(self, index: np.ndarray) -> Labelled:
+    def __getitem__(self, index: np.ndarray) -> Self:
         weight = self.sample_weight
-        return Labelled(
-            self.X[index], self.y[index], None if weight is None else weight[index]
+        return type(self)(
+            take(self.X, index),
+            take(self.y, index),
+            None if weight is None else weight[index],
         )
 
-    def encoded(self, classes: np.ndarray) -> Labelled:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of X."""
+        dtype: np.dtype[Any] = as_array(self.X[:0]).dtype
+        return dtype
+
+    def encoded(self, classes: np.ndarray) -> Encoded:
         """The same rows with indices into the sorted classes in place of labels."""
-        if len(classes) == 2:  # several times faster
-            codes = (self.y == classes[1]).astype(np.intp)
-        else:
-            codes = np.searchsorted(classes, self.y)
-        return Labelled(self.X, codes, self.sample_weight)
+        return Encoded(self.X, encode(self.y, classes), self.sample_weight)
+
+
+@dataclass
+class Encoded(Labelled):
+    """Rows with indices into the classes as labels, which are on the host."""
+
+    y: np.ndarray
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -131,8 +152,16 @@ def check_dtype(dtype: str, device: torch.device) -> list[type[np.floating]]:
     return [np.dtype(dtype).type]
 
 
-def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) -> Any:
+def check_features(
+    estimator: BaseEstimator,
+    X: Any,
+    dtype: Any,
+    device: torch.device = CPU,
+    **kwargs: Any,
+) -> Any:
     """Call scikit-learn's ``validate_data``, with failures of its own explained.
+
+    A tensor on an accelerator stays there if that is what ``device`` is.
 
     Raises
     ------
@@ -154,10 +183,37 @@ def check_features(estimator: BaseEstimator, X: Any, dtype: Any, **kwargs: Any) 
             "ColumnTransformer and sparse_output=False of an encoder; else "
             "LogisticRegression or SGDClassifier of scikit-learn."
         )
+    if rows_stay(X, device, dtype):
+        return _check_there(estimator, X, dtype, **kwargs)
     X = as_array(X)
+    if "y" in kwargs:
+        kwargs["y"] = as_array(kwargs["y"])
     if isinstance(dtype, list) and _is_finite(X, dtype):
         kwargs["ensure_all_finite"] = False
     return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+
+
+def _check_there(
+    estimator: BaseEstimator, X: Tensor, dtypes: list[Any], **kwargs: Any
+) -> Any:
+    """Do the same where rows are; scikit-learn sees arrays of zeros in their shape."""
+    X = X.detach()
+    outlines = {"X": np.broadcast_to(np.zeros((), dtypes[0]), X.shape)}
+    y = kwargs.pop("y", None)
+    if labels_stay(y, X):
+        outlines["y"] = np.broadcast_to(np.zeros((), np.uint8), y.shape)
+    elif y is not None:
+        outlines["y"] = as_array(y)
+    kwargs.update(dtype=dtypes, ensure_all_finite=False)
+    found = validate_data(estimator, **outlines, **kwargs)
+    X = X.to(torch_dtype(X, dtypes)).contiguous()
+    if not get_config()["assume_finite"]:
+        ends = torch.stack(torch.aminmax(X)).cpu().numpy()  # NaN, if any is
+        name = type(estimator).__name__
+        assert_all_finite(ends, estimator_name=name, input_name="X")
+    if y is None:
+        return X
+    return X, (y.detach() if labels_stay(y, X) else found[1])
 
 
 def _is_finite(X: Any, dtypes: list[Any]) -> bool:
@@ -181,21 +237,6 @@ def _is_finite(X: Any, dtypes: list[Any]) -> bool:
     return bool(np.isfinite(sums).all())
 
 
-def as_array(values: Any) -> Any:
-    """Turn a tensor into an array; anything else stays what it is."""
-    if not isinstance(values, torch.Tensor):
-        return values
-    if values.layout != torch.strided:
-        raise TypeError(
-            f"a tensor of layout {values.layout} was passed, but dense data is "
-            "required: use .to_dense()"
-        )
-    values = values.detach().cpu()
-    if values.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
-        values = values.float()
-    return values.resolve_conj().numpy()
-
-
 def check_training_rows(
     estimator: BaseEstimator,
     X: Any,
@@ -203,9 +244,10 @@ def check_training_rows(
     sample_weight: Any,
     dtype: Any,
     *,
+    device: torch.device = CPU,
     reset: bool = True,
 ) -> Labelled:
-    """Validate rows to learn from.
+    """Validate rows to learn from; see :func:`check_features` about the device.
 
     Raises
     ------
@@ -213,18 +255,19 @@ def check_training_rows(
         What scikit-learn's classifiers raise, and for negative weights.
     """
     check_one_type(y, "y")
-    X, y = check_features(estimator, X, dtype, y=as_array(y), reset=reset)  # y is 1-D
-    if y.dtype.kind not in "iub":  # those are labels of classes in any case
-        check_classification_targets(y)
+    X, y = check_features(estimator, X, dtype, device, y=y, reset=reset)  # y is 1-D
+    check_labels(y)
     if sample_weight is not None:
         sample_weight = check_weight(sample_weight, X, "sample_weight")
     return Labelled(X, y, sample_weight)
 
 
-def check_weight(sample_weight: Any, X: np.ndarray, name: str) -> np.ndarray:
+def check_weight(sample_weight: Any, X: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Validate weights: finite, not negative, not all zero."""
     with _named(name):
-        weight = _check_sample_weight(as_array(sample_weight), X, dtype=np.float64)
+        weight = _check_sample_weight(
+            as_array(sample_weight), np.empty((len(X), 0)), dtype=np.float64
+        )
     if np.any(weight < 0):
         first = int(np.argmax(weight < 0))
         raise ValueError(
@@ -244,7 +287,8 @@ def check_validation_rows(
     y: Any,
     sample_weight: Any,
     classes: np.ndarray,
-    dtype: Any,
+    dtype: np.dtype[Any],
+    device: torch.device,
 ) -> Labelled | None:
     """Validate the rows that the user passed as ``X_val``, if any.
 
@@ -265,11 +309,11 @@ def check_validation_rows(
         missing, given = ("X_val", "y_val") if X is None else ("y_val", "X_val")
         raise ValueError(f"{given} is given without {missing}: pass both or neither")
     with _named("X_val"):
-        X = check_features(estimator, X, dtype, reset=False)
+        X = check_features(estimator, X, [dtype], device, reset=False)
     with _named("y_val"):
         check_one_type(y, "y_val")
         y = column_or_1d(np.asarray(as_array(y)), warn=True)
-        check_consistent_length(X, y)
+        check_consistent_length(y, range(len(X)))
     check_same_kind(y, "y_val", classes, "y")
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
@@ -298,107 +342,9 @@ def _unwrap(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-def check_one_type(y: Any, name: str) -> None:
-    """Raise ValueError if labels are of types that cannot be sorted together."""
-    if isinstance(y, list | tuple) and len({type(label) for label in y}) > 1:
-        y = np.fromiter(y, dtype=object)
-    if str(getattr(y, "dtype", "")) != "object" or np.ndim(y) != 1:
-        return
-    if any(isinstance(label, float) and np.isnan(label) for label in y):
-        raise ValueError(f"Input {name} contains NaN")
-    try:
-        sorted(set(y))
-    except TypeError as error:
-        types = sorted({type(label).__name__ for label in y})
-        raise ValueError(
-            f"{name} mixes labels of types {' and '.join(types)}: convert them to one "
-            f"type, e.g. {name}.astype(str)"
-        ) from error
-
-
-def sorted_labels(y: np.ndarray) -> np.ndarray:
-    """``np.unique``, ten times faster where labels are small integers."""
-    if y.dtype.kind in "iu":
-        lowest, highest = int(y.min()), int(y.max())
-        if highest - lowest < 256 and -(2**62) < lowest <= highest < 2**62:
-            counts = np.bincount(y.astype(np.intp) - lowest)
-            return (np.flatnonzero(counts) + lowest).astype(y.dtype)
-    return np.unique(y)
-
-
-def check_same_kind(
-    y: np.ndarray, name: str, classes: np.ndarray, name_of_classes: str
-) -> None:
-    """Raise ValueError if labels are e.g. strings and the classes numbers.
-
-    NumPy would compare the numbers as strings, which have another order.
-    """
-    types = [type(labels.tolist()[0]) for labels in (y, classes)]
-    kinds = [next((k for k in KINDS if issubclass(t, k)), t) for t in types]
-    if kinds[0] is not kinds[1]:
-        raise ValueError(
-            f"{name} has labels of type {types[0].__name__}, {name_of_classes} of type "
-            f"{types[1].__name__}: convert them to one type, e.g. .astype(str)"
-        )
-
-
-def find_classes(y: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
-    """Sorted labels of y.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_rows,)
-    given : ndarray of shape (n_given,), optional
-        The labels before rows of weight zero were dropped. A class that went with them
-        is warned of.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two.
-    """
-    classes = sorted_labels(y)
-    lost = []
-    if given is not None and len(given) > len(y):
-        lost = np.setdiff1d(sorted_labels(given), classes).tolist()
-    if len(classes) < 2:
-        reason = f", as sample_weight is zero for all rows of {lost}" if lost else ""
-        raise ValueError(
-            f"This solver needs samples of at least 2 classes in the data, but the "
-            f"data contains only one class: {classes.tolist()[0]!r}{reason}"
-        )
-    if lost:
-        warn(
-            f"sample_weight is zero for all rows of {lost}: as if they had not been "
-            "given, classes_ and predict_proba are without them",
-            UserWarning,
-        )
-    return classes
-
-
-def check_given_classes(classes: Any, y: np.ndarray) -> np.ndarray:
-    """Sorted labels that a first ``partial_fit`` announces; y must not have others."""
-    if classes is None:
-        raise ValueError("classes must be passed on the first call to partial_fit.")
-    found = find_classes(np.asarray(classes))
-    check_known_labels(y, found)
-    return found
-
-
-def check_known_labels(y: np.ndarray, classes: np.ndarray) -> None:
-    """Raise ValueError if y has labels that are not among the classes."""
-    check_same_kind(y, "y", classes, "classes")
-    unknown = np.setdiff1d(y, classes)
-    if len(unknown):
-        raise ValueError(
-            f"y has labels {unknown.tolist()} that are not among the classes "
-            f"{classes.tolist()}"
-        )
-
-
 def hold_out(
-    rows: Labelled, classes: np.ndarray, fraction: float, random_state: int
-) -> tuple[Labelled, Labelled]:
+    rows: Encoded, classes: np.ndarray, fraction: float, random_state: int
+) -> tuple[Encoded, Encoded]:
     """Split off a stratified share of encoded rows for validation.
 
     Raises
@@ -445,54 +391,29 @@ def check_seed(random_state: Any) -> int:
 
 
 def to_rows(
-    rows: Labelled, weighting: Weighting, loss: Loss, device: torch.device
+    rows: Encoded, weighting: Weighting, loss: Loss, device: torch.device
 ) -> Rows:
     """Move encoded rows to the device, weighted, without those of weight zero.
 
-    A C-contiguous X on the CPU is not copied if all rows stay. Rows that do not fit in
-    the memory of the device stay on the host.
+    X is not copied where it is on the device already, C-contiguous, and all rows stay.
+    Rows that do not fit in the memory of the device stay on the host, or go there.
     """
     rows = weighting.drop_weightless(rows)
     weights = weighting(rows.y, rows.sample_weight)
     transfer = None
-    if not fits(device, training_bytes(rows.X, loss.n_outputs)):
-        transfer = Transfer(device)
-        device = torch.device("cpu")
+    n_bytes = training_bytes(rows.X, loss.n_outputs)
+    if is_on(rows.X, device):
+        n_bytes -= rows.X.nbytes
+    if not fits(device, n_bytes):
+        transfer, device = Transfer(device), CPU
     X = as_tensor(rows.X, device)
     y = loss.targets(as_tensor(rows.y, device), X.dtype)
     weight = None if weights is None else as_tensor(weights, device).to(X.dtype)
     return Rows(X, y, weight, transfer)
 
 
-def training_bytes(X: np.ndarray, n_outputs: int) -> int:
+def training_bytes(X: np.ndarray | Tensor, n_outputs: int) -> int:
     """What training takes of a device's memory: X, vectors, and the order of rows."""
     n_rows, n_features = X.shape
     entries = n_features + TRAINING_VECTORS * n_outputs
     return n_rows * (entries * X.itemsize + 8)
-
-
-class _Writeable:
-    """Present a read-only array as a writeable one, for readers that insist.
-
-    torch warns of read-only memory, which a memory-mapped array or a joblib worker's
-    share of X is; we never write to X.
-    """
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array  # keeps the memory alive
-        address = array.__array_interface__["data"][0]
-        self.__array_interface__ = {
-            **array.__array_interface__,
-            "data": (address, False),
-        }
-
-
-def as_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """View an array as a tensor, copied only to another device."""
-    if min(array.strides, default=0) < 0:
-        # NumPy calls a single column contiguous, whichever way it goes; torch has no
-        # strides that go back.
-        array = array.copy()
-    if not array.flags.writeable:
-        array = np.asarray(_Writeable(array))
-    return torch.from_numpy(array).to(device)

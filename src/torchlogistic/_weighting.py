@@ -6,16 +6,18 @@ The conventions stand in ``_objective``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 if TYPE_CHECKING:
-    from ._validation import Labelled
+    from ._validation import Encoded, Labelled
+
+L = TypeVar("L", bound="Labelled")
 
 
-def drop_weightless(rows: Labelled) -> Labelled:
+def drop_weightless(rows: L) -> L:
     """Drop rows of weight zero, as if they had not been given."""
     if rows.sample_weight is None or rows.sample_weight.all():
         return rows
@@ -44,7 +46,7 @@ class Weighting:
         cls,
         class_weight: dict[Any, float] | str | None,
         pos_weight: float | str | None,
-        rows: Labelled,
+        rows: Encoded,
         classes: np.ndarray,
         *,
         whole: bool,
@@ -74,7 +76,7 @@ class Weighting:
             pos_weight = n_neg / n_pos
         return cls(pos_weight=float(pos_weight), whole=whole)
 
-    def drop_weightless(self, rows: Labelled) -> Labelled:
+    def drop_weightless(self, rows: Encoded) -> Encoded:
         """Drop encoded rows whose ``sample_weight * class_weight`` is zero.
 
         Raises
@@ -92,10 +94,12 @@ class Weighting:
 
     def total(self, labels: np.ndarray, sample_weight: np.ndarray | None) -> float:
         """Sum of ``sample_weight * class_weight`` as given, before any scaling."""
-        weight = np.ones(len(labels)) if sample_weight is None else sample_weight
+        weight = sample_weight
         if self.class_weight is not None:
-            weight = weight * self.class_weight[labels]
-        return float(weight.sum())
+            weight = self.class_weight[labels]
+            if sample_weight is not None:
+                weight *= sample_weight
+        return float(len(labels) if weight is None else weight.sum())
 
     def __call__(
         self, labels: np.ndarray, sample_weight: np.ndarray | None
@@ -121,7 +125,7 @@ def _to_mean_one(weight: np.ndarray) -> np.ndarray:
 
 
 def _class_weight(
-    class_weight: dict[Any, float] | str | None, rows: Labelled, classes: np.ndarray
+    class_weight: dict[Any, float] | str | None, rows: Encoded, classes: np.ndarray
 ) -> np.ndarray | None:
     """Weights of the classes, (n_classes,), if there are any."""
     if class_weight is None:

@@ -34,10 +34,8 @@ from torchlogistic import TorchLogisticClassifier
 from torchlogistic._batches import Batches
 from torchlogistic._folds import Fold
 from torchlogistic._gradient import FullGradient
-from torchlogistic._lbfgs import LBFGS
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
-from torchlogistic._newton import Newton
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, view_block
 from torchlogistic._steps import make_optimizer
@@ -154,20 +152,6 @@ def step_seconds(problem: Problem, batch_size: int) -> float:
     return seconds(run.epoch, problem.device, 3) / run.n_batches
 
 
-def full_batch(problem: Problem, make: type[Newton] | type[LBFGS]) -> Solution:
-    """From rows on the device to the coefficients."""
-    with torch.no_grad():
-        rows = Rows(problem.X, problem.y)
-        coef = allocate_coefficients(rows, 1, fit_intercept=True)
-        block, team = view_block(rows), Team()
-        solver = make(problem.objective, block, coef, tol=TOLERANCE, team=team)
-        for _ in range(200):
-            if solver.done:
-                break
-            solver.epoch()
-        return coef.weight, coef.intercept
-
-
 # Peers
 
 Solution = tuple[Tensor, Tensor]
@@ -219,9 +203,11 @@ def skorch_step_seconds(problem: Problem, batch_size: int) -> float:
     return seconds(lambda: net.partial_fit(X, y), problem.device, 3) / n_steps
 
 
-def estimator(problem: Problem, optimizer: str, device: str) -> Callable[[], Solution]:
-    """A whole fit of ours from arrays on the host."""
-    X, y = problem.X.cpu().numpy(), problem.y.cpu().numpy().astype(np.int64)
+def estimator(
+    problem: Problem, optimizer: str, source: str, device: str
+) -> Callable[[], Solution]:
+    """A whole fit of ours, from rows on the source."""
+    X, y = problem.X.to(source), problem.y.to(source)
 
     def fit() -> Solution:
         clf = TorchLogisticClassifier(
@@ -277,14 +263,13 @@ def rows_of_parts(
 
 def contenders(problem: Problem) -> Iterator[tuple[str, Callable[[], Solution]]]:
     device = problem.device.type
-    yield NEWTON, lambda: full_batch(problem, Newton)
-    yield "lbfgs, from the device", lambda: full_batch(problem, LBFGS)
+    for optimizer in ("newton", "lbfgs"):
+        own = partial(estimator, problem, optimizer)
+        yield f"{optimizer}, from the device", own(device, device)
+        yield f"{optimizer}, from the host to the device", own("cpu", device)
+        yield f"{optimizer}, on the CPU", own("cpu", "cpu")
     yield "scikit-learn lbfgs, from the device", lambda: sklearn_lbfgs(problem)
     yield "torch.optim.LBFGS, from the device", lambda: torch_lbfgs(problem)
-    for optimizer in ("newton", "lbfgs"):
-        name = f"{optimizer}, from the host to the device"
-        yield name, estimator(problem, optimizer, device)
-        yield f"{optimizer}, on the CPU", estimator(problem, optimizer, "cpu")
 
 
 def rows_of_fits(problem: Problem, rounds: int) -> Iterator[tuple[str, str, str]]:
