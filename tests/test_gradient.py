@@ -101,3 +101,20 @@ def test_frozen_coefficients_have_no_gradient():
     FullGradient(objective, view_block(rows), Team(1)).evaluate(coef)
     assert coef.intercept_gradient.item() == 0
     assert coef.weight_gradient.all()
+
+
+@pytest.mark.parametrize("n_outputs", [1, 4, 10])
+@pytest.mark.parametrize(("n_rows", "n_features"), [(10_000, 20), (90_000, 3)])
+def test_pieces_wake_no_other_threads(n_rows, n_features, n_outputs):
+    """Neither of torch, by their entries, nor of BLAS, by their products."""
+    shape = (n_rows,) if n_outputs == 1 else (n_rows, n_outputs)
+    rows = Rows(torch.zeros(n_rows, n_features), torch.zeros(shape))
+    groups = _gradient.cut(view_block(rows))
+    lengths = [len(group.rows) for group in groups]
+    assert sum(lengths) == n_rows
+    assert max(lengths) * n_outputs <= _gradient.SERIAL_ENTRIES
+    pieces = [len(piece) for group in groups for piece in group.pieces]
+    assert sum(pieces) == n_rows
+    assert max(pieces) * n_features * n_outputs <= _gradient.PIECE_ENTRIES
+    # As even as whole pieces let them be.
+    assert max(lengths) - min(lengths) < max(pieces) * len(groups)

@@ -15,11 +15,20 @@ from torchlogistic._threads import Team
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("width", [0, 64], ids=["threads of BLAS", "threads of ours"])
-def test_hessian(n_classes, fit_intercept, weighted, width, monkeypatch):
-    monkeypatch.setattr(_hessian, "WIDTH", width)
-    monkeypatch.setattr(_hessian, "HESSIAN_ROWS", 16)
-    monkeypatch.setattr(_hessian, "PART_ROWS", 5)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"WIDTH": 0, "HESSIAN_ROWS": 16},
+        {"NARROW": 0},
+        {},
+        # Slices of two rows, or of four without an intercept.
+        {"NARROW_ROWS": 7, "SERIAL_PRODUCT": 64, "NARROW_BYTES": 2 * 4 * 6 * 8},
+    ],
+    ids=["threads of BLAS", "threads of ours", "narrow", "narrow in slices"],
+)
+def test_hessian(n_classes, fit_intercept, weighted, limits, monkeypatch):
+    for name, value in {"PART_ROWS": 5, **limits}.items():
+        monkeypatch.setattr(_hessian, name, value)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(50, 4, dtype=torch.float64, generator=generator)
     loss = make_loss(n_classes)
@@ -41,6 +50,24 @@ def test_hessian(n_classes, fit_intercept, weighted, width, monkeypatch):
     with torch.no_grad():
         full.evaluate(coef)
         torch.testing.assert_close(Hessian(full, coef).evaluate(), expected)
+
+
+def test_threads_do_not_share_room(monkeypatch):
+    """The same sums from any number of threads, again and again."""
+    monkeypatch.setattr(_hessian, "PART_ROWS", 8)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2000, 6, dtype=torch.float64, generator=generator)
+    loss = make_loss(3)
+    rows = Rows(X, loss.targets(torch.arange(2000) % 3, X.dtype))
+    coef = allocate_coefficients(rows, 3, fit_intercept=True)
+    coef.values.normal_(generator=generator)
+    found = []
+    for size in (1, 4):
+        full = FullGradient(Objective(loss), view_block(rows), Team(size))
+        full.evaluate(coef)
+        hessian = Hessian(full, coef)
+        found += [hessian.evaluate().clone() for _ in range(10)]
+    assert all(H.equal(found[0]) for H in found)
 
 
 def test_a_part_of_the_rows_gives_its_hessian():

@@ -26,7 +26,7 @@ from ._threads import Team
 from ._warnings import warn
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
-PIECE_ENTRIES = 2**18  # of X: below what makes a BLAS share the product
+PIECE_ENTRIES = 2**18  # of X and outputs: below what makes a BLAS share the product
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
 # Sums of the loss, its gradient and the residuals, with logits and residuals written.
@@ -183,10 +183,12 @@ def cut(block: Block) -> list[Group]:
         return [Group(block, whole.split(max(1, STREAMED_BYTES // row_bytes)))]
     n_outputs = block.logits[0].numel()
     row_size = max(block.X.shape[1], n_outputs)
-    entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES)
-    span = max(1, SERIAL_ENTRIES // n_outputs)
-    piece = min(max(1, entries // row_size), span)
-    span -= span % piece  # whole pieces
+    entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES // n_outputs)
+    most = max(1, SERIAL_ENTRIES // n_outputs)
+    piece = min(max(1, entries // row_size), most)
+    # As many rows in each, in whole pieces.
+    even = -(-len(block) // -(-len(block) // most))
+    span = min(-(-even // piece), most // piece) * piece
     return [Group(rows, rows.split(piece)) for rows in block.split(span)]
 
 

@@ -1,18 +1,20 @@
 """Second derivatives of the objective, summed over many rows.
 
-They are ``X'CX / n``, with the curvature C of the loss, plus the L2 penalty. X'CX is a
-product ``A'A``, where A has the rows of X times the roots of C: BLAS computes it in
-half the time of others.
+They are ``X'CX / n`` plus the L2 penalty, where the curvature C of the loss is a sum
+over pairs of classes; see ``_loss``. Each pair costs one sum ``X' diag(c) X`` with its
+weights c. It is a product ``A'A``, where A has the rows of X times the roots of c: BLAS
+computes it in half the time of others.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from ._arrays import Array, Number, accumulator, as_array, as_tensor
+from ._arrays import SERIAL_PRODUCT, Array, Number, accumulator, as_array, as_tensor
 from ._gradient import FullGradient, on_device
 from ._objective import Coefficients
 from ._rows import Block
@@ -22,6 +24,11 @@ HESSIAN_ROWS = 8192  # rows of the weighted copy of X at a time
 # threads of its own, but these spin for a tenth of a second, which costs the gradients
 # that follow more than that.
 WIDTH, SAMPLED_WIDTH = 64, 128
+# Up to so many coefficients of a logit, pieces are transposed: a short row is slow to
+# multiply by a number.
+NARROW = 32
+NARROW_ROWS = 4096
+NARROW_BYTES = 2**22  # of the weighted copies of a piece, for some pairs at a time
 PART_ROWS = 1024
 PARTS = 4
 MAX_SHARED = 1000  # coefficients, as each part has a Hessian of its own
@@ -44,6 +51,8 @@ class Hessian:
         self.full, self.coef = full, coef
         self.loss = full.objective.loss
         self.wide = accumulator(coef.values)
+        # Room that no thread uses: new memory costs as much as what is computed in it.
+        self._spare: dict[bool, deque[Products]] = {False: deque(), True: deque()}
 
     def evaluate(self, stride: int = 1) -> Tensor:
         """Second derivatives at the logits in the block.
@@ -55,10 +64,10 @@ class Hessian:
         block = block if stride == 1 else block.every(stride)
         serial = self.is_serial(stride)
         sum_products = partial(self._sum_products, serial=serial)
-        H, *others = self.full.each(sum_products, self.parts(block, serial=serial))
+        sums, *others = self.full.each(sum_products, self.parts(block, serial=serial))
         for other in others:
-            H += other
-        H = as_tensor(self.complete(as_array(H), len(block), self.full.objective.l2))
+            sums += other
+        H = as_tensor(self.complete(sums, len(block), self.full.objective.l2))
         # Frozen coefficients leave the system; their gradient is zero.
         k, d = self.loss.n_outputs, coef.n_features
         ends = (0, d * k, coef.length * k)
@@ -86,97 +95,166 @@ class Hessian:
 
     def piece_rows(self, *, serial: bool) -> int:
         """How many rows are multiplied at once."""
+        if serial:
+            return NARROW_ROWS if self.coef.length <= NARROW else PART_ROWS
         if isinstance(self.full.block.z, np.ndarray):
-            return PART_ROWS if serial else HESSIAN_ROWS
+            return HESSIAN_ROWS
         columns = max(self.coef.n_features, self.loss.n_outputs**2)
         row_bytes = columns * self.coef.values.itemsize
         return max(DEVICE_HESSIAN_BYTES // row_bytes, 1)
 
-    def zeros(self, *n_models: int) -> Tensor:
-        """Zeros for sums over rows, of shape ([n_models,] length, k, length, k)."""
-        shape = (self.coef.length, self.loss.n_outputs) * 2
-        H = self.coef.values.new_empty((*n_models, *shape), dtype=self.wide)
-        as_array(H)[...] = 0  # torch would wake its threads for it
-        return H
+    def zeros(self, *n_models: int) -> Array:
+        """Zeros for sums over rows: ([n_models,] n_pairs, length, length)."""
+        shape = (*n_models, len(self.loss.pairs), self.coef.length, self.coef.length)
+        sums = as_array(self.coef.values.new_empty(shape, dtype=self.wide))
+        sums[...] = 0  # torch would wake its threads for it
+        return sums
 
-    def _sum_products(self, block: Block, *, serial: bool) -> Tensor:
-        """Sum X'CX over rows, without what symmetry gives."""
+    def _sum_products(self, block: Block, *, serial: bool) -> Array:
+        """Sums over rows for each pair."""
         n_rows = self.piece_rows(serial=serial)
-        H, room = self.zeros(), self.room(min(n_rows, len(block)))
+        spare = self._spare[serial]
+        try:
+            products = spare.pop()
+        except IndexError:
+            products = self.products(serial=serial)
+        sums = self.zeros()
         for piece in on_device(in_pieces(block, n_rows)):
-            roots = self.roots(piece.logits, piece.weight)
-            self.add_products(piece.X, roots, as_array(H), room, serial=serial)
-        return H
+            products.add(piece.X, self.roots(piece.logits, piece.weight), sums)
+        spare.append(products)
+        return sums
 
-    def room(self, n_rows: int) -> tuple[Array, Array]:
-        """Room for the weighted rows of a piece, and for their product."""
-        d, empty = self.coef.n_features, self.coef.values.new_empty
-        return as_array(empty((n_rows, d))), as_array(empty((d, d)))
+    def products(self, *, serial: bool) -> Products:
+        """What multiplies the rows of a piece."""
+        n_rows = min(self.piece_rows(serial=serial), len(self.full.block))
+        narrow = serial and self.coef.length <= NARROW
+        return (NarrowProducts if narrow else WideProducts)(self.coef, n_rows, serial)
 
     def roots(self, logits: Tensor, weight: Array | None) -> Array:
-        """Roots of the size of the curvature: (..., k, k), without axes of length 1."""
-        curvature = self.loss.curvature(logits)
+        """Roots of what pairs weigh: (..., n_pairs, n_rows)."""
+        roots = self.coef.xp.sqrt(as_array(self.loss.curvature(logits)))
         if weight is not None:
-            weight = as_tensor(weight)
-            axes = curvature.dim() - weight.dim()
-            curvature *= weight.view(*weight.shape, *(1,) * axes)
-        return self.coef.xp.sqrt(as_array(curvature.abs_()))
+            roots *= self.coef.xp.sqrt(weight).reshape(*roots.shape[:-2], 1, -1)
+        return roots
 
-    def add_products(
-        self,
-        X: Array,
-        roots: Array,
-        sums: Array,
-        room: tuple[Array, Array],
-        *,
-        serial: bool,
-    ) -> None:
-        """Add X'CX of the rows of a piece.
+    def complete(self, sums: Array, n_rows: int, l2: Number) -> Array:
+        """The Hessian, given the sums for each pair, whose memory it may take.
+
+        Both may have a leading axis of models; ``l2`` has one of length 1 at its end
+        then.
+        """
+        k, d, length = self.loss.n_outputs, self.coef.n_features, self.coef.length
+        models, p = sums.shape[:-3], length * k
+        sums /= n_rows
+        H = sums
+        if k > 1:
+            shape = (*models, length, k, length, k)
+            H = as_array(self.coef.values.new_empty(shape, dtype=self.wide))
+            H[...] = 0
+        for r, (i, j) in enumerate(self.loss.pairs if k > 1 else []):
+            part = sums[..., r, :, :]
+            H[..., :, i, :, i] += part
+            H[..., :, j, :, j] += part
+            H[..., :, i, :, j] -= part
+            H[..., :, j, :, i] -= part
+        diagonal = H.reshape(*models, p * p)[..., :: p + 1]
+        diagonal[..., : d * k] += l2
+        return H.reshape(*models, p, p)
+
+
+class Products:
+    """Sums ``X' diag(r)^2 X`` for several r, a piece of the rows at a time; abstract.
+
+    Where there is an intercept, X has a column of ones.
+
+    Parameters
+    ----------
+    coef : Coefficients
+    n_rows : int
+        Of the largest piece.
+    serial : bool
+        Whether to compute in this thread only.
+    """
+
+    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
+        raise NotImplementedError
+
+    def add(self, X: Array, roots: Array, sums: Array) -> None:
+        """Add the products of a piece.
 
         Parameters
         ----------
         X : Array of shape (n_rows, n_features)
-        roots : Array of shape (n_rows,) or (n_rows, k, k)
-        sums : Array of shape (length, k, length, k)
-        room : as :meth:`room` gives it
-        serial : bool
-            Whether to compute in this thread only.
+        roots : Array of shape (..., n_rows)
+        sums : Array of shape (..., length, length)
         """
-        coef, xp = self.coef, self.coef.xp
-        k, d = self.loss.n_outputs, coef.n_features
-        A, product = room[0][: len(X)], room[1]
-        gram = xp.serial_gram if serial else xp.gram
-        roots = roots.reshape(-1, k, k)
-        for i in range(k):
-            for j in range(i + 1):
-                # C is not negative if i is j, and not positive else.
-                sign = 1 if i == j else -1
-                root = roots[:, i, j]
-                xp.multiply(X, root[:, None], out=A)
-                gram(A, product)
-                sums[:d, i, :d, j] += sign * product
-                if coef.fit_intercept:
-                    border = sign * (A.T @ root)
-                    sums[d, i, :d, j] += border
-                    sums[:d, i, d, j] += border
-                    sums[d, i, d, j] += sign * (root @ root)
+        raise NotImplementedError
 
-    def complete(self, sums: Array, n_rows: int, l2: Number) -> Array:
-        """The Hessian, given the sums of :meth:`add_products`, whose memory it takes.
 
-        ``sums`` and ``l2`` may have a leading axis of models, and ``l2`` has one of
-        length 1 at its end then.
-        """
-        k, d, length = self.loss.n_outputs, self.coef.n_features, self.coef.length
-        for i in range(k):
-            for j in range(i):
-                sums[..., :, j, :, i] = sums[..., :, i, :, j].swapaxes(-1, -2)
-        p = length * k
-        sums /= n_rows
-        models = sums.shape[:-4]
-        diagonal = sums.reshape(*models, p * p)[..., :: p + 1]
-        diagonal[..., : d * k] += l2
-        return sums.reshape(*models, p, p)
+class WideProducts(Products):
+    """One r at a time, with the rows of X as they are."""
+
+    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
+        self.coef = coef
+        self.gram = coef.xp.serial_gram if serial else coef.xp.gram
+        d, empty = coef.n_features, coef.values.new_empty
+        self.weighted = as_array(empty((n_rows, d)))
+        self.product = as_array(empty((d, d)))
+
+    def add(self, X: Array, roots: Array, sums: Array) -> None:
+        d, length = self.coef.n_features, self.coef.length
+        A = self.weighted[: len(X)]
+        pairs = roots.reshape(-1, len(X)), sums.reshape(-1, length, length)
+        for root, out in zip(*pairs, strict=True):
+            self.coef.xp.multiply(X, root[:, None], out=A)
+            self.gram(A, self.product)
+            out[:d, :d] += self.product
+            if self.coef.fit_intercept:
+                border = A.T @ root
+                out[d, :d] += border
+                out[:d, d] += border
+                out[d, d] += root @ root
+
+
+class NarrowProducts(Products):
+    """Several r at a time, with X transposed, in few calls of NumPy.
+
+    Threads hand Python's lock over at each, which takes longer than a small product.
+    """
+
+    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
+        length, dtype = coef.length, coef.arrays.values.dtype
+        # Rows that BLAS multiplies in this thread, and slices of so many.
+        self.step = step = min(n_rows, SERIAL_PRODUCT // length**2)
+        n_slices = n_rows // step
+        n_copies = max(NARROW_BYTES // (length * n_slices * step * dtype.itemsize), 1)
+        # The last row, if it is none of X's, stays as it is.
+        self.columns = np.ones((length, n_slices * step), dtype)
+        self.weighted = np.empty((n_copies, length, n_slices * step), dtype)
+        self.products = np.empty((n_copies, n_slices, length, length), dtype)
+
+    def add(self, X: Array, roots: Array, sums: Array) -> None:
+        roots = roots.reshape(-1, 1, len(X))
+        sums = sums.reshape(-1, *sums.shape[-2:])
+        n_copies, length, size = self.weighted.shape
+        start = 0
+        while start < len(X):
+            n_rows = min(len(X) - start, size)
+            step = min(n_rows, self.step)
+            rows = slice(start, start + n_rows // step * step)
+            start = rows.stop
+            part = X[rows].T
+            n_rows = part.shape[1]
+            columns = self.columns[:, :n_rows]
+            columns[: len(part)] = part
+            for first in range(0, len(roots), n_copies):
+                out = sums[first : first + n_copies]
+                A = self.weighted[: len(out), :, :n_rows]
+                np.multiply(columns, roots[first : first + n_copies, :, rows], out=A)
+                slices = A.reshape(len(out), length, -1, step).swapaxes(1, 2)
+                products = self.products[: len(out), : n_rows // step]
+                np.matmul(slices, slices.swapaxes(2, 3), out=products)
+                out += products.sum(axis=1)
 
 
 def in_pieces(block: Block, size: int) -> list[Block]:

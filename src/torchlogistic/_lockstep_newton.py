@@ -19,12 +19,13 @@ class NewtonLockstep(Lockstep[Newton]):
     def __init__(self, solvers: list[Newton]) -> None:
         super().__init__(solvers)
         self.hessian = solvers[0].hessian
-        self.products = self.hessian.room(self.hessian.piece_rows(serial=True))
+        n_rows = self.hessian.piece_rows(serial=True)
+        self.products = self.hessian.products(serial=True)
         start = 0
         self.parts: list[list[tuple[Block, slice]]] = []
         for part in self.hessian.parts(self.block, serial=True):
             self.parts.append([])
-            for piece in in_pieces(part, self.hessian.piece_rows(serial=True)):
+            for piece in in_pieces(part, n_rows):
                 rows = slice(start, start + len(piece))
                 self.parts[-1].append((piece, rows))
                 start = rows.stop
@@ -107,14 +108,10 @@ class NewtonLockstep(Lockstep[Newton]):
         return self.hessian.complete(total, len(self.block), l2)
 
     def _sum_products(self, pieces: list[tuple[Block, slice]]) -> Array:
-        """Sum X'CX of each model over pieces of the rows."""
-        sums = self.hessian.zeros(len(self.solvers)).numpy()
+        """Sums over pieces of the rows, for each model and pair."""
+        sums = self.hessian.zeros(len(self.solvers))
         for piece, rows in pieces:
             weight = None if self.weight is None else self.weight[:, rows]
             z = torch.from_numpy(self.now[:, rows])
-            roots = self.hessian.roots(z, weight)
-            for root, out in zip(roots, sums, strict=True):
-                self.hessian.add_products(
-                    piece.X, root, out, self.products, serial=True
-                )
+            self.products.add(piece.X, self.hessian.roots(z, weight), sums)
         return sums

@@ -11,20 +11,26 @@ method                     binary      multinomial
 logits ``z``, targets      (n,)        (n, n_classes)
 ``value(z, y)``            (n,)        (n,)
 ``mean(z, out)``           (n,)        (n, n_classes)
-``curvature(z)``           (n,)        (n, n_classes, n_classes)
+``curvature(z)``           (1, n)      (n_pairs, n)
 ``probabilities(z)``       (n, 2)      (n, n_classes)
 =========================  ==========  ===============================
 
 The mean is what the model expects of the targets: the gradient of the value by the
 logits, called the residual, is ``mean(z) - y``; ``write_mean(block)`` writes it where
-the logits stand. The curvature is its Hessian.
+the logits stand. The value's Hessian, with the probabilities p and unit vectors e, is
+
+    diag(p) - p p' = sum over pairs i < j of  p_i p_j (e_i - e_j) (e_i - e_j)'
+
+(the Laplacian of a graph on the classes). The curvature is the weight ``p_i p_j`` of
+each of ``pairs``; with one logit, the second derivative ``p (1 - p)``.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache, reduce
-from typing import Any, Protocol
+from itertools import combinations
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +68,7 @@ class BinaryCrossEntropy:
     """
 
     n_outputs = 1
+    pairs: ClassVar = [(0, 0)]  # of logits; the one stands for both classes
     null_value = math.log(2)  # the loss of equal probabilities
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,7 +106,7 @@ class BinaryCrossEntropy:
 
     def curvature(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)
-        return p.mul_(1 - p)
+        return p.mul_(1 - p).unsqueeze(-2)
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
         """Second derivative of the value where the logits move by ``change``: (n,)."""
@@ -124,6 +131,7 @@ class CategoricalCrossEntropy:
 
     def __init__(self, n_classes: int) -> None:
         self.n_outputs = n_classes
+        self.pairs = list(combinations(range(n_classes), 2))
         self.null_value = math.log(n_classes)
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,8 +155,12 @@ class CategoricalCrossEntropy:
             torch.softmax(block.logits, dim=-1, out=block.residual)
 
     def curvature(self, z: Tensor) -> Tensor:
-        p = softmax(z)
-        return torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
+        p = softmax(z).mT
+        out = p.new_empty((*p.shape[:-2], len(self.pairs), p.shape[-1]))
+        parts, weights = as_array(p), as_array(out)
+        for r, (i, j) in enumerate(self.pairs):
+            weights[..., r, :] = parts[..., i, :] * parts[..., j, :]
+        return out
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
         p = softmax(z)
