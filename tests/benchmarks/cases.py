@@ -21,7 +21,7 @@ from contest import (
     fair,
     race_to,
 )
-from data import Data, chapter, gaussian
+from data import Data, chapter, gaussian, several_classes
 from memory import share_of_X
 from peers import PEERS, Settings
 from searches import (
@@ -265,13 +265,34 @@ def near(
 
 
 def newton(title: str, scale: Scale) -> Iterator[Row]:
+    goals: Goals = {"LogisticRegression newton-cholesky": 8, "glum irls-ls": None}
+    yield from to_objective(title, scale, large(scale), NEWTON, goals)
+
+
+def multinomial(title: str, scale: Scale) -> Iterator[Row]:
+    """Several classes, with each full-batch optimizer."""
+    for n_rows, n_features, n_classes in ((10_000, 20, 4), (100_000, 50, 3)):
+        size = f"{title}, {n_rows:,} x {n_features}, {n_classes} classes"
+        data = several_classes(scale.rows(n_rows), scale.columns(n_features), n_classes)
+        for own, peer in ((NEWTON, "newton-cholesky"), (LBFGS, "lbfgs")):
+            goals: Goals = {f"LogisticRegression {peer}": None}
+            name = f"{size}, {own.removeprefix(OWN)[1:]}"
+            yield from to_objective(name, scale, data, own, goals)
+
+
+def to_objective(
+    title: str,
+    scale: Scale,
+    data: tuple[np.ndarray, np.ndarray],
+    own: str,
+    goals: Goals,
+) -> Iterator[Row]:
     """To the same objective."""
-    X, y = large(scale)
-    s = Settings(alpha=1e-4, max_iter=30)
+    X, y = data
+    s = Settings(alpha=1e-4, max_iter=30 if own == NEWTON else 1000)
     optimum = PEERS[NEWTON](X.astype(np.float64), y, replace(s, tol=1e-10))
     norm = gradient_norm(X, y, optimum, s.alpha)
     assert norm < 1e-9, f"the optimum has a gradient of {norm}"
-    goals: Goals = {"LogisticRegression newton-cholesky": 8, "glum irls-ls": None}
     best = objective(X, y, optimum, s.alpha)
     yield from race_to(
         title,
@@ -279,10 +300,10 @@ def newton(title: str, scale: Scale) -> Iterator[Row]:
         s,
         goals,
         scale,
-        own=NEWTON,
+        own=own,
         reached=near(X, y, s, best, 1e-9),
         tols=[1e-3, 1e-4, 1e-5, 1e-6],
-        rounds=3,
+        rounds=3 if data[0].nbytes > 1e8 else 9,
     )
 
 
@@ -449,6 +470,7 @@ CASES = {
         partial(lbfgs, dtype="float64", goal=2),
     ),
     "newton": Case("newton to an objective 1e-9 off, 1,000,000 x 100", newton),
+    "multinomial": Case("to an objective 1e-9 off", multinomial),
     "elastic-net": Case("elastic net to 1e-6, 20,000 x 500", elastic_net),
     "search": Case(
         "4 lr x 4 epochs x 5 folds, breast cancer, batch 16",

@@ -55,6 +55,15 @@ def gaussian(
     return X, y
 
 
+def several_classes(n_rows: int, n_features: int, n_classes: int) -> Data:
+    """Normal features, and labels drawn from a multinomial logistic model of them."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n_rows, n_features))
+    z = X @ rng.standard_normal((n_features, n_classes))
+    z *= 2 / z.std()
+    return X, (z + rng.gumbel(size=z.shape)).argmax(axis=1)
+
+
 class Shape(NamedTuple):
     """A problem: its data and the penalty."""
 

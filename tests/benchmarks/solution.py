@@ -10,22 +10,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logsumexp, softmax
 
 CHUNK_ROWS = 2**14
 
 
 class Solution(NamedTuple):
-    """Coefficients of shape (d,) and the intercept."""
+    """Coefficients of shape (d,) or (n_classes, d), and the intercept or intercepts."""
 
     coef: np.ndarray
-    intercept: float
+    intercept: np.ndarray
 
     @classmethod
     def of(cls, coef: np.ndarray, intercept: object = 0.0) -> Solution:
         """From whatever shapes a peer has."""
         return cls(
-            np.array(coef, np.float64).ravel(), float(np.ravel(intercept or 0.0)[0])
+            np.array(coef, np.float64).squeeze(),
+            np.array(intercept, np.float64).squeeze(),
         )
 
 
@@ -36,12 +37,17 @@ def chunks(
     for start in range(0, len(X), CHUNK_ROWS):
         piece = slice(start, start + CHUNK_ROWS)
         rows = X[piece].astype(np.float64, copy=False)
-        yield rows, y[piece], rows @ solution.coef + solution.intercept
+        yield rows, y[piece], rows @ solution.coef.T + solution.intercept
 
 
 def mean_loss(X: np.ndarray, y: np.ndarray, solution: Solution) -> float:
-    parts = chunks(X, y, solution)
-    losses = [np.sum(np.logaddexp(0, z) - labels * z) for _, labels, z in parts]
+    losses = []
+    for _, labels, z in chunks(X, y, solution):
+        if z.ndim == 1:
+            losses.append(np.sum(np.logaddexp(0, z) - labels * z))
+        else:
+            own = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
+            losses.append(np.sum(logsumexp(z, axis=1) - own))
     return float(np.sum(losses) / len(X))
 
 
@@ -52,7 +58,7 @@ def objective(
     alpha: float,
     l1_ratio: float = 0.0,
 ) -> float:
-    w = solution.coef
+    w = solution.coef.ravel()
     norms = (1 - l1_ratio) / 2 * (w @ w) + l1_ratio * np.abs(w).sum()
     return mean_loss(X, y, solution) + alpha * float(norms)
 
@@ -60,14 +66,20 @@ def objective(
 def gradient(
     X: np.ndarray, y: np.ndarray, solution: Solution, alpha: float
 ) -> np.ndarray:
-    """Gradient of the objective without an L1 norm: (d + 1,), intercept last."""
-    total = np.zeros(X.shape[1] + 1)
+    """Gradient of the objective without an L1 norm, intercept last.
+
+    Of shape (d + 1,) or (d + 1, n_classes).
+    """
+    total = np.zeros((X.shape[1] + 1, *solution.coef.shape[:-1]))
     for rows, labels, z in chunks(X, y, solution):
-        residual = expit(z) - labels
+        if z.ndim == 1:
+            residual = expit(z) - labels
+        else:
+            residual = softmax(z, axis=1) - np.eye(z.shape[1])[labels]
         total[:-1] += rows.T @ residual
-        total[-1] += residual.sum()
+        total[-1] += residual.sum(axis=0)
     total /= len(X)
-    total[:-1] += alpha * solution.coef
+    total[:-1] += alpha * solution.coef.T
     return total
 
 
