@@ -12,7 +12,7 @@ from torchlogistic._loss import (
     FEW_CLASSES,
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
-    logsumexp,
+    log_sum_exp,
     make_loss,
     softmax,
 )
@@ -151,8 +151,8 @@ def test_softmax_is_that_of_torch(n_classes, shape, scale):
     watched = z.clone().requires_grad_()
     assert softmax(watched).equal(expected)
     sums = torch.logsumexp(z, dim=-1)
-    torch.testing.assert_close(logsumexp(z), sums, rtol=1e-14, atol=1e-15)
-    assert logsumexp(watched).equal(sums)
+    found = torch.from_numpy(log_sum_exp(z.numpy()))
+    torch.testing.assert_close(found, sums, rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -28,7 +28,7 @@ each of ``pairs``; with one logit, the second derivative ``p (1 - p)``.
 from __future__ import annotations
 
 import math
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, ClassVar, Protocol
 
@@ -142,7 +142,13 @@ class CategoricalCrossEntropy:
         return y.argmax(dim=1)
 
     def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
-        return logsumexp(z) - (z * y).sum(dim=-1)
+        if not _by_numpy(z):
+            return torch.logsumexp(z, dim=-1) - (z * y).sum(dim=-1)
+        logits = as_array(z)
+        own = logits * as_array(y)
+        # First the difference: most rows are on their side, where it rounds least.
+        others = logits - own @ _ones(self.n_outputs, logits.dtype)
+        return torch.from_numpy(log_sum_exp(others))
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         return softmax(z, out)
@@ -187,38 +193,35 @@ def softmax(z: Tensor, out: Tensor | None = None) -> Tensor:
 
 def write_softmax(z: Array, out: Array) -> None:
     """The same for arrays of NumPy."""
-    if not np.abs(z).max(initial=0.0) <= LARGE:
-        # Row by row: no candidate is rounded otherwise for the logits of another.
-        calm = np.abs(z).max(axis=-1, keepdims=True) <= LARGE
-        z = np.where(calm, z, _shifted(z)[0])
-    np.exp(z, out=out)
+    np.exp(_shifted(z)[0], out=out)
     out /= out @ _ones(out.shape[-1], out.dtype)
 
 
-def logsumexp(z: Tensor) -> Tensor:
-    """Logarithm of the sum of exponentials over the last axis."""
-    if not _by_numpy(z):
-        return torch.logsumexp(z, dim=-1)
-    shifted, largest = _shifted(as_array(z))
-    np.exp(shifted, out=shifted)
-    result = np.log(shifted @ _ones(z.shape[-1], shifted.dtype)[:, 0])
-    result += largest
-    return torch.from_numpy(result)
+def log_sum_exp(z: Array) -> Array:
+    """Logarithm of the sum of exponentials over the last axis of a NumPy array."""
+    z, shift = _shifted(z)
+    result = np.log(np.exp(z) @ _ones(z.shape[-1], z.dtype)[:, 0])
+    if shift is not None:
+        result += shift
+    return result
 
 
 def _by_numpy(z: Tensor) -> bool:
     return not z.requires_grad and isinstance(as_array(z), np.ndarray)
 
 
-def _shifted(z: Array) -> tuple[Array, Array]:
-    """What is left of the largest, whose exponentials do not overflow; the largest."""
-    n_classes = z.shape[-1]
-    if n_classes <= FEW_CLASSES:  # a maximum over so short an axis is slow
-        largest = reduce(np.maximum, (z[..., k] for k in range(n_classes)))
-    else:
-        largest = z.max(axis=-1)
+def _shifted(z: Array) -> tuple[Array, Array | None]:
+    """Logits whose exponentials do not overflow, and what was taken from each row.
+
+    Where nothing has to be, nothing is.
+    """
+    if np.abs(z).max(initial=0.0) <= LARGE:
+        return z, None
+    # Row by row: no candidate is rounded otherwise for the logits of another.
+    calm = np.abs(z).max(axis=-1) <= LARGE
+    shift = np.where(calm, 0, z.max(axis=-1))
     with np.errstate(invalid="ignore"):  # of a run that diverges
-        return z - largest[..., None], largest
+        return z - shift[..., None], shift
 
 
 @lru_cache
