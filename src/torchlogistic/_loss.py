@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._arrays import Array, as_array
+from ._arrays import Array, as_array, namespace
 
 FEW_CLASSES = 8
 FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
@@ -136,7 +136,13 @@ class CategoricalCrossEntropy:
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         # One-hot rows make the residual one subtraction, as in the binary case.
-        return F.one_hot(labels.long(), self.n_outputs).to(dtype)
+        one_hot = torch.eye(self.n_outputs, dtype=dtype, device=labels.device)
+        y = one_hot.new_empty((len(labels), self.n_outputs))
+        index = as_array(labels)
+        if isinstance(index, Tensor):
+            index = index.long()
+        namespace(y).take(as_array(one_hot), index, as_array(y))
+        return y
 
     def labels(self, y: Tensor) -> Tensor:
         return y.argmax(dim=1)
