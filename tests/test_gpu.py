@@ -81,18 +81,52 @@ def test_equals_the_cpu(optimizer, n_classes, dtype, rtol):
 def test_tensors_stay_on_the_device(optimizer, n_classes, monkeypatch):
     X, y = make_data(n_classes)
     expected = fit((X, y), optimizer=optimizer)
-    to_host = _tensors.as_array
+    to_host = _tensors.to_host
 
     def fail(values):
         assert not isinstance(values, torch.Tensor) or not len(values), "to the host"
         return to_host(values)
 
     for module in (_tensors, _validation):
-        monkeypatch.setattr(module, "as_array", fail)
+        monkeypatch.setattr(module, "to_host", fail)
     there = torch.from_numpy(X).to(DEVICE), torch.from_numpy(y).to(DEVICE)
     found = fit(there, optimizer=optimizer)
     assert_close(found, expected, 1e-12)
     np.testing.assert_array_equal(found.classes_, expected.classes_, strict=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X, y: (X, y > 0),
+        lambda X, y: (X.half().double(), y.to(torch.uint8)),
+        lambda X, y: (X.T.contiguous().T, y.double()),
+        lambda X, y: ((10 * X).int(), y[:, None][:, 0]),
+    ],
+    ids=["bool", "uint8", "transposed", "integers"],
+)
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping": True}, {"class_weight": {0: 0.0, 1: 1, 2: 2}}]
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_forms_of_tensors_on_the_device(change, settings, weighted):
+    X, y = change(*map(torch.from_numpy, make_data(3)))
+    if y.dtype == torch.bool:
+        settings = {k: v for k, v in settings.items() if k != "class_weight"}
+    weight = np.arange(len(y)) % 4 if weighted else None
+    expected = fit((X.numpy(), y.numpy(), weight), **settings)
+    found = fit((X.to(DEVICE), y.to(DEVICE), weight), device="auto", **settings)
+    assert_close(found, expected, 1e-9)
+    assert found.device_ == "cuda:0"
+
+
+def test_validation_rows_on_the_device():
+    X, y = make_data()
+    there = torch.from_numpy(X).to(DEVICE), torch.from_numpy(y).to(DEVICE)
+    clf = TorchLogisticClassifier(device=DEVICE, random_state=0, epochs=3)
+    expected = clf.fit(X, y, X_val=X[:50], y_val=y[:50]).validation_loss_curve_
+    clf.fit(*there, X_val=there[0][:50], y_val=there[1][:50])
+    np.testing.assert_allclose(clf.validation_loss_curve_, expected, rtol=1e-12)
 
 
 @every_rule

@@ -115,6 +115,13 @@ def test_pieces_wake_no_other_threads(n_rows, n_features, n_outputs):
     assert max(lengths) * n_outputs <= _gradient.SERIAL_ENTRIES
     pieces = [len(piece) for group in groups for piece in group.pieces]
     assert sum(pieces) == n_rows
-    assert max(pieces) * n_features * n_outputs <= _gradient.PIECE_ENTRIES
+    assert max(pieces) * n_features * n_outputs <= _gradient.PIECE_PRODUCTS
     # As even as whole pieces let them be.
     assert max(lengths) - min(lengths) < max(pieces) * len(groups)
+
+
+@pytest.mark.parametrize("n_features", [10, 300])
+def test_many_outputs_are_not_cut_into_crumbs(n_features):
+    rows = Rows(torch.zeros(2000, n_features), torch.zeros(2000, 600))
+    pieces = [p for group in _gradient.cut(view_block(rows)) for p in group.pieces]
+    assert len(pieces) <= 2000 / (_gradient.SERIAL_ENTRIES // 600) + 1

@@ -1,5 +1,7 @@
 """Second derivatives of all rows against autograd."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -23,8 +25,9 @@ from torchlogistic._threads import Team
         {},
         # Slices of two rows, or of four without an intercept.
         {"NARROW_ROWS": 7, "SERIAL_PRODUCT": 64, "NARROW_BYTES": 2 * 4 * 6 * 8},
+        {"ROOT_BYTES": 0},
     ],
-    ids=["threads of BLAS", "threads of ours", "narrow", "narrow in slices"],
+    ids=["threads of BLAS", "threads of ours", "narrow", "in slices", "row by row"],
 )
 def test_hessian(n_classes, fit_intercept, weighted, limits, monkeypatch):
     for name, value in {"PART_ROWS": 5, **limits}.items():
@@ -67,7 +70,9 @@ def test_threads_do_not_share_room(monkeypatch):
         full.evaluate(coef)
         hessian = Hessian(full, coef)
         found += [hessian.evaluate().clone() for _ in range(10)]
+        assert len(hessian._spare) <= size
     assert all(H.equal(found[0]) for H in found)
+    assert not pickle.loads(pickle.dumps(hessian))._spare
 
 
 def test_a_part_of_the_rows_gives_its_hessian():

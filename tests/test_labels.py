@@ -60,7 +60,7 @@ def test_codes_beyond_a_byte(form):
         np.testing.assert_array_equal(found, labels[-n:])
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint32, object])
 def test_classes_of_another_type(dtype):
     """Those that a first partial_fit announced may be of other numbers than y."""
     classes = np.array([1, 2, 4]).astype(dtype)

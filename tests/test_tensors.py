@@ -38,13 +38,13 @@ def make(**params):
 def there(monkeypatch):
     """Put tensors on the CPU on an accelerator, which rows do not leave."""
     monkeypatch.setattr(_tensors, "is_accelerator", lambda device: True)
-    to_host = _tensors.as_array
+    to_host = _tensors.to_host
 
     def fail(values):
         assert not isinstance(values, torch.Tensor) or not len(values), "to the host"
         return to_host(values)
 
-    monkeypatch.setattr(_validation, "as_array", fail)
+    monkeypatch.setattr(_validation, "to_host", fail)
 
 
 def assert_same(found, expected):
@@ -189,6 +189,12 @@ class TestBadRows:
         with pytest.raises(ValueError, match=message):
             make().fit(*change(*tensors(*make_data())))
 
+    @pytest.mark.parametrize("n_rows", [2, 120])  # two could be taken for X and y
+    def test_no_labels(self, n_rows):
+        X, _ = tensors(*make_data())
+        with pytest.raises(ValueError, match="requires y to be passed"):
+            make().fit(X[:n_rows], None)
+
     def test_other_features_than_before(self):
         X, y = tensors(*make_data())
         clf = make().partial_fit(X, y, classes=[0, 1])
@@ -252,17 +258,31 @@ class TestWhatStays:
             monkeypatch.setattr(module, "fits", lambda device, n_bytes: False)
         assert_same(make(early_stopping=True).fit(*tensors(X, y), WEIGHT), expected)
 
-    def test_room_for_rows_that_are_there(self, monkeypatch):
-        """Only what is computed of them needs any."""
-        asked = []
-        monkeypatch.setattr(
-            _validation, "fits", lambda device, n_bytes: asked.append(n_bytes) or True
-        )
-        X, y = tensors(*make_data())
-        make(epochs=0).fit(X, y)
-        make(epochs=0).fit(X.numpy(), y)
-        # Eight vectors of float64, and the order of rows.
-        assert asked == [120 * (8 + 1) * 8] * 2
+    def test_rows_that_are_there_stay_there(self, monkeypatch):
+        """Without room for them elsewhere, and for what is computed of them: an error
+        of the device says what would take less."""
+        monkeypatch.setattr(_validation, "fits", lambda device, n_bytes: False)
+        rows = _validation.Encoded(torch.ones(4, 3), np.array([0, 1, 0, 1]))
+        ready = _validation.to_rows(rows, Weighting(), make_loss(2), CPU)
+        assert ready.transfer is None
+        assert ready.X is rows.X
+        rows = _validation.Encoded(np.ones((4, 3)), rows.y)
+        ready = _validation.to_rows(rows, Weighting(), make_loss(2), CPU)
+        assert ready.transfer is not None
+
+    def test_labels_that_need_room(self, monkeypatch):
+        X, y = torch.ones(4, 3), torch.arange(4)
+        monkeypatch.setattr(_tensors, "fits", lambda device, n_bytes: n_bytes < 100)
+        assert labels_stay(y[:3], X)
+        assert not labels_stay(y, X)
+
+    def test_auto_is_the_device_of_the_rows(self, monkeypatch):
+        monkeypatch.setattr(_validation, "is_accelerator", torch.device("meta").__eq__)
+        device = _validation.check_device("auto", torch.ones(2, device="meta"))
+        assert device == torch.device("meta")
+        assert _validation.check_device("cpu", torch.ones(2, device="meta")) == CPU
+        present = _validation.check_device("auto")
+        assert _validation.check_device("auto", torch.ones(2)) == present
 
     def test_labels(self):
         X, y = torch.ones(4, 3), torch.arange(4)
@@ -272,11 +292,17 @@ class TestWhatStays:
             assert not labels_stay(form, X)
 
     def test_where_rows_are(self):
-        assert is_on(np.ones(2), CPU)
+        assert not is_on(np.ones(2), CPU)
         assert is_on(torch.ones(2), CPU)
-        assert not is_on(np.ones(2), torch.device("meta"))
         assert not is_on(torch.ones(2), torch.device("meta"))
         assert is_on(torch.ones(2, device="meta"), torch.device("meta"))
+
+
+def test_the_index_goes_where_the_rows_are():
+    """A device has rows without values here, which an index on the host cannot take."""
+    found = take(torch.ones(4, 3, device="meta"), np.array([2, 0]))
+    assert found.shape == (2, 3)
+    assert found.is_meta
 
 
 def test_tensors_on_the_host_are_arrays():

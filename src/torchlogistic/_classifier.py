@@ -28,7 +28,7 @@ from ._labels import check_given_classes, check_known_labels, find_classes
 from ._module import linear_module
 from ._prediction import class_index, linear_logits, probabilities
 from ._solvers import SOLVERS
-from ._tensors import as_array
+from ._tensors import to_host
 from ._training import Task, train, undisturbed
 from ._validation import (
     check_device,
@@ -135,8 +135,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         only the rows that early stopping holds out.
 
     device : str or torch.device, default="auto"
-        "auto" takes CUDA, XPU or MPS if present, else the CPU. A device that is named
-        and absent is an error.
+        "auto" takes the accelerator that X is on, if X is a tensor on one, or CUDA, XPU
+        or MPS if present, else the CPU. A device that is named and absent is an error.
 
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision of the training. "auto": float32 data stay float32, all others train
@@ -308,7 +308,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            A tensor on an accelerator stays there.
+            A tensor on an accelerator stays there, unless ``device="cpu"``.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any sortable type.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -395,7 +395,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         y_val: Any,
         sample_weight_val: Any,
     ) -> Self:
-        device = check_device(self.device)
+        device = check_device(self.device, X)
         dtype = check_dtype(self.dtype, device)
         continued = self.warm_start and hasattr(self, "coef_")
         rows = check_training_rows(
@@ -418,14 +418,14 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         given = check_validation_rows(
             self, X_val, y_val, sample_weight_val, classes, rows.dtype, device
         )
-        encoded, held = rows.encoded(classes), None
-        if given is not None:
-            held = given.encoded(classes)
-        elif self.early_stopping:
-            encoded, held = hold_out(encoded, classes, self.validation_fraction, seed)
+        held = None if given is None else given.encoded(classes)
+        # No other name for what is not trained on: it may be a copy of X.
+        rows = rows.encoded(classes)
+        if held is None and self.early_stopping:
+            rows, held = hold_out(rows, classes, self.validation_fraction, seed)
 
         task = Task(
-            rows=encoded,
+            rows=rows,
             held=held,
             classes=classes,
             device=device,
@@ -444,8 +444,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                 "the weights with sklearn.utils.class_weight.compute_class_weight and "
                 "pass them as class_weight, or the ratio as pos_weight"
             )
-        classes = as_array(classes)
-        device = check_device(self.device)
+        classes = to_host(classes)
+        device = check_device(self.device, X)
         dtype = check_dtype(self.dtype, device)
         rows = check_training_rows(
             self, X, y, sample_weight, dtype, device=device, reset=not continued

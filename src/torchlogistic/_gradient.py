@@ -26,7 +26,8 @@ from ._threads import Team
 from ._warnings import warn
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
-PIECE_ENTRIES = 2**18  # of X and outputs: below what makes a BLAS share the product
+PIECE_PRODUCTS = 2**18  # multiplications, below what makes a BLAS share a product
+PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
 # Sums of the loss, its gradient and the residuals, with logits and residuals written.
@@ -181,11 +182,15 @@ def cut(block: Block) -> list[Group]:
             return [Group(block, [whole])]
         row_bytes = block.n_features * block.logits.itemsize
         return [Group(block, whole.split(max(1, STREAMED_BYTES // row_bytes)))]
-    n_outputs = block.logits[0].numel()
-    row_size = max(block.X.shape[1], n_outputs)
-    entries = min(PIECE_BYTES // block.X.itemsize, PIECE_ENTRIES // n_outputs)
+    n_outputs, width = block.logits[0].numel(), block.X.shape[1]
+    row_size = max(width, n_outputs)
+    limits = (
+        PIECE_BYTES // block.X.itemsize // row_size,
+        PIECE_PRODUCTS // row_size,
+        max(PIECE_PRODUCTS // max(width * n_outputs, 1), PIECE_ROWS),
+    )
     most = max(1, SERIAL_ENTRIES // n_outputs)
-    piece = min(max(1, entries // row_size), most)
+    piece = min(max(min(limits), 1), most)
     # As many rows in each, in whole pieces.
     even = -(-len(block) // -(-len(block) // most))
     span = min(-(-even // piece), most // piece) * piece

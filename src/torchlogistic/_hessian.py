@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -31,9 +32,10 @@ NARROW_ROWS = 4096
 NARROW_BYTES = 2**22  # of the weighted copies of a piece, for some pairs at a time
 PART_ROWS = 1024
 PARTS = 4
-MAX_SHARED = 1000  # coefficients, as each part has a Hessian of its own
-# Its bytes on a device, where each piece costs the launch of a dozen kernels: some 60
-# microseconds, in which it reads and writes about as much.
+MAX_SHARED = 1000  # coefficients, as each part has sums of its own
+ROOT_BYTES = 2**24  # of the roots of a piece, for all pairs
+# Its bytes on a device, where each piece costs the launch of some ten kernels for each
+# pair: 60 microseconds, in which it reads and writes about as much.
 DEVICE_HESSIAN_BYTES = 2**27
 
 
@@ -52,7 +54,10 @@ class Hessian:
         self.loss = full.objective.loss
         self.wide = accumulator(coef.values)
         # Room that no thread uses: new memory costs as much as what is computed in it.
-        self._spare: dict[bool, deque[Products]] = {False: deque(), True: deque()}
+        self._spare: deque[Products] = deque()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_spare": deque()}
 
     def evaluate(self, stride: int = 1) -> Tensor:
         """Second derivatives at the logits in the block.
@@ -95,10 +100,12 @@ class Hessian:
 
     def piece_rows(self, *, serial: bool) -> int:
         """How many rows are multiplied at once."""
-        if serial:
-            return NARROW_ROWS if self.coef.length <= NARROW else PART_ROWS
         if isinstance(self.full.block.z, np.ndarray):
-            return HESSIAN_ROWS
+            n_rows = HESSIAN_ROWS
+            if serial:
+                n_rows = NARROW_ROWS if self.coef.length <= NARROW else PART_ROWS
+            row_bytes = len(self.loss.pairs) * self.coef.values.itemsize
+            return min(n_rows, max(ROOT_BYTES // row_bytes, 1))
         columns = max(self.coef.n_features, self.loss.n_outputs**2)
         row_bytes = columns * self.coef.values.itemsize
         return max(DEVICE_HESSIAN_BYTES // row_bytes, 1)
@@ -113,26 +120,28 @@ class Hessian:
     def _sum_products(self, block: Block, *, serial: bool) -> Array:
         """Sums over rows for each pair."""
         n_rows = self.piece_rows(serial=serial)
-        spare = self._spare[serial]
         try:
-            products = spare.pop()
+            products = self._spare.pop() if serial else self.products(serial=False)
         except IndexError:
-            products = self.products(serial=serial)
+            products = self.products(serial=True)
         sums = self.zeros()
         for piece in on_device(in_pieces(block, n_rows)):
             products.add(piece.X, self.roots(piece.logits, piece.weight), sums)
-        spare.append(products)
+        if serial:
+            self._spare.append(products)
         return sums
 
-    def products(self, *, serial: bool) -> Products:
+    def products(self, n_models: int = 1, *, serial: bool) -> Products:
         """What multiplies the rows of a piece."""
         n_rows = min(self.piece_rows(serial=serial), len(self.full.block))
-        narrow = serial and self.coef.length <= NARROW
-        return (NarrowProducts if narrow else WideProducts)(self.coef, n_rows, serial)
+        if serial and self.coef.length <= NARROW:
+            return NarrowProducts(self.coef, n_rows, n_models * len(self.loss.pairs))
+        return WideProducts(self.coef, n_rows, serial=serial)
 
     def roots(self, logits: Tensor, weight: Array | None) -> Array:
         """Roots of what pairs weigh: (..., n_pairs, n_rows)."""
-        roots = self.coef.xp.sqrt(as_array(self.loss.curvature(logits)))
+        roots = as_array(self.loss.curvature(logits))
+        self.coef.xp.sqrt(roots, out=roots)
         if weight is not None:
             roots *= self.coef.xp.sqrt(weight).reshape(*roots.shape[:-2], 1, -1)
         return roots
@@ -162,22 +171,11 @@ class Hessian:
         return H.reshape(*models, p, p)
 
 
-class Products:
-    """Sums ``X' diag(r)^2 X`` for several r, a piece of the rows at a time; abstract.
+class Products(Protocol):
+    """Sums ``X' diag(r)^2 X`` for several r, a piece of the rows at a time.
 
     Where there is an intercept, X has a column of ones.
-
-    Parameters
-    ----------
-    coef : Coefficients
-    n_rows : int
-        Of the largest piece.
-    serial : bool
-        Whether to compute in this thread only.
     """
-
-    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
-        raise NotImplementedError
 
     def add(self, X: Array, roots: Array, sums: Array) -> None:
         """Add the products of a piece.
@@ -188,13 +186,21 @@ class Products:
         roots : Array of shape (..., n_rows)
         sums : Array of shape (..., length, length)
         """
-        raise NotImplementedError
 
 
-class WideProducts(Products):
-    """One r at a time, with the rows of X as they are."""
+class WideProducts:
+    """One r at a time, with the rows of X as they are.
 
-    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
+    Parameters
+    ----------
+    coef : Coefficients
+    n_rows : int
+        Of the largest piece.
+    serial : bool
+        Whether to compute in this thread only.
+    """
+
+    def __init__(self, coef: Coefficients, n_rows: int, *, serial: bool) -> None:
         self.coef = coef
         self.gram = coef.xp.serial_gram if serial else coef.xp.gram
         d, empty = coef.n_features, coef.values.new_empty
@@ -216,18 +222,27 @@ class WideProducts(Products):
                 out[d, d] += root @ root
 
 
-class NarrowProducts(Products):
+class NarrowProducts:
     """Several r at a time, with X transposed, in few calls of NumPy.
 
     Threads hand Python's lock over at each, which takes longer than a small product.
+
+    Parameters
+    ----------
+    coef : Coefficients
+    n_rows : int
+        Of the largest piece.
+    n_sums : int
+        For how many r, at most.
     """
 
-    def __init__(self, coef: Coefficients, n_rows: int, serial: bool) -> None:
+    def __init__(self, coef: Coefficients, n_rows: int, n_sums: int) -> None:
         length, dtype = coef.length, coef.arrays.values.dtype
         # Rows that BLAS multiplies in this thread, and slices of so many.
         self.step = step = min(n_rows, SERIAL_PRODUCT // length**2)
         n_slices = n_rows // step
         n_copies = max(NARROW_BYTES // (length * n_slices * step * dtype.itemsize), 1)
+        n_copies = min(n_copies, n_sums)
         # The last row, if it is none of X's, stays as it is.
         self.columns = np.ones((length, n_slices * step), dtype)
         self.weighted = np.empty((n_copies, length, n_slices * step), dtype)

@@ -145,15 +145,20 @@ def encode(y: Labels, classes: np.ndarray) -> np.ndarray:
     From another device they come as bytes too.
     """
     if isinstance(y, Tensor):
-        edges = torch.from_numpy(classes).to(y.device)
-        dtype = torch.promote_types(y.dtype, edges.dtype)
-        if dtype == torch.bool:
-            dtype = torch.uint8
-        found = torch.searchsorted(edges.to(dtype), y.to(dtype).contiguous())
-        byte = len(classes) <= BYTE_CLASSES
-        codes: np.ndarray = found.to(torch.uint8 if byte else found.dtype).cpu().numpy()
-        return codes
+        return _encode_there(y, classes)
     if len(classes) == 2:  # several times faster
         return (y == classes[1]).view(np.uint8)
     codes = np.searchsorted(classes, y)
     return codes.astype(np.uint8) if len(classes) <= BYTE_CLASSES else codes
+
+
+def _encode_there(y: Tensor, classes: np.ndarray) -> np.ndarray:
+    # The classes may be of any type; of the labels there are few different ones.
+    labels = sorted_labels(y)
+    codes = torch.from_numpy(encode(labels, classes)).to(y.device)
+    if y.dtype == torch.bool:
+        y, labels = y.to(torch.uint8), labels.astype(np.uint8)
+    edges = torch.from_numpy(labels).to(y.device)
+    places = torch.searchsorted(edges, y.contiguous(), out_int32=True)
+    on_host: np.ndarray = codes.index_select(0, places).cpu().numpy()
+    return on_host

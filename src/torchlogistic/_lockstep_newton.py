@@ -20,7 +20,7 @@ class NewtonLockstep(Lockstep[Newton]):
         super().__init__(solvers)
         self.hessian = solvers[0].hessian
         n_rows = self.hessian.piece_rows(serial=True)
-        self.products = self.hessian.products(serial=True)
+        self.products = self.hessian.products(len(solvers), serial=True)
         start = 0
         self.parts: list[list[tuple[Block, slice]]] = []
         for part in self.hessian.parts(self.block, serial=True):

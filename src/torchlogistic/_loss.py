@@ -28,7 +28,7 @@ each of ``pairs``; with one logit, the second derivative ``p (1 - p)``.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 from typing import Any, ClassVar, Protocol
 
@@ -131,8 +131,11 @@ class CategoricalCrossEntropy:
 
     def __init__(self, n_classes: int) -> None:
         self.n_outputs = n_classes
-        self.pairs = list(combinations(range(n_classes), 2))
         self.null_value = math.log(n_classes)
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        return list(combinations(range(self.n_outputs), 2))
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         # One-hot rows make the residual one subtraction, as in the binary case.
@@ -148,11 +151,11 @@ class CategoricalCrossEntropy:
         return y.argmax(dim=1)
 
     def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
+        # First the difference: most rows are on their side, where it rounds least.
         if not _by_numpy(z):
-            return torch.logsumexp(z, dim=-1) - (z * y).sum(dim=-1)
+            return torch.logsumexp(z - (z * y).sum(dim=-1, keepdim=True), dim=-1)
         logits = as_array(z)
         own = logits * as_array(y)
-        # First the difference: most rows are on their side, where it rounds least.
         others = logits - own @ _ones(self.n_outputs, logits.dtype)
         return torch.from_numpy(log_sum_exp(others))
 

@@ -17,9 +17,10 @@ LABEL_DTYPES = (
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float32, torch.float64),
 )
+SORTED_BYTES = 32  # that it takes to sort a label, and to find its place
 
 
-def as_array(values: Any) -> Any:
+def to_host(values: Any) -> Any:
     """Turn a tensor into an array; anything else stays what it is."""
     if not isinstance(values, torch.Tensor):
         return values
@@ -38,13 +39,13 @@ def is_accelerator(device: torch.device) -> bool:
     return device.type in ACCELERATORS
 
 
-def rows_stay(X: Any, device: torch.device, dtypes: Any) -> bool:
+def rows_stay(X: Any, device: torch.device, dtypes: list[Any]) -> bool:
     """Whether rows stay where they are, to be trained on by that or another device.
 
     They do on an accelerator, if it has room for those in the dtype of the training.
     All else goes through the host, where scikit-learn says what is wrong with it.
     """
-    if not isinstance(X, Tensor) or not isinstance(dtypes, list):
+    if not isinstance(X, Tensor):
         return False
     if not is_accelerator(X.device) or not is_accelerator(device):
         return False
@@ -56,13 +57,14 @@ def rows_stay(X: Any, device: torch.device, dtypes: Any) -> bool:
 
 
 def labels_stay(y: Any, X: Any) -> bool:
-    """Whether labels stay beside rows that do."""
+    """Whether labels stay beside rows that do: if there is room to sort them."""
     return (
         isinstance(y, Tensor)
         and y.layout == torch.strided
         and y.device == X.device
         and y.dim() == 1
         and y.dtype in LABEL_DTYPES
+        and fits(y.device, SORTED_BYTES * len(y))
     )
 
 
@@ -79,14 +81,14 @@ def take(values: Any, index: np.ndarray) -> Any:
     if isinstance(values, np.ndarray):
         return values[index]
     if not fits(values.device, values[:1].nbytes * len(index)):
-        return as_array(values)[index]
+        return to_host(values)[index]
     return values[torch.from_numpy(index).to(values.device)]
 
 
 def is_on(values: Any, device: torch.device) -> bool:
-    """Whether values are on a device; "cuda" is the current one."""
+    """Whether values are a tensor on a device; "cuda" is the current one."""
     if not isinstance(values, Tensor):
-        return device.type == "cpu"
+        return False
     return values.device == torch.empty(0, device=device).device
 
 
@@ -106,7 +108,7 @@ class _Writeable:
         }
 
 
-def as_tensor(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
+def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """View an array as a tensor, copied only to another device."""
     if isinstance(array, Tensor):
         return array.to(device)

@@ -25,7 +25,7 @@ from ._net import LogisticNet
 from ._objective import Coefficients, Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
-from ._tensors import as_tensor
+from ._tensors import to_device
 from ._validation import Encoded, check_batch_size, to_rows
 from ._warnings import warn
 from ._weighting import Weighting
@@ -168,7 +168,7 @@ def copy_fitted(estimator: Any, coef: Coefficients) -> None:
     parts = coef.as_linear(coef.values)
     fitted = estimator.coef_, estimator.intercept_
     for part, array in zip(parts, fitted, strict=False):  # without a bias, one part
-        part.copy_(as_tensor(array, part.device))
+        part.copy_(to_device(array, part.device))
 
 
 def facts_of(estimator: Any, weighting: Weighting, rows: Encoded) -> dict[str, Any]:

@@ -32,12 +32,13 @@ from ._rows import Rows
 from ._tensors import (
     ACCELERATORS,
     CPU,
-    as_array,
-    as_tensor,
+    is_accelerator,
     is_on,
     labels_stay,
     rows_stay,
     take,
+    to_device,
+    to_host,
     torch_dtype,
 )
 from ._threads import Team
@@ -80,7 +81,7 @@ class Labelled:
     @property
     def dtype(self) -> np.dtype[Any]:
         """That of X."""
-        dtype: np.dtype[Any] = as_array(self.X[:0]).dtype
+        dtype: np.dtype[Any] = to_host(self.X[:0]).dtype
         return dtype
 
     def encoded(self, classes: np.ndarray) -> Encoded:
@@ -95,8 +96,10 @@ class Encoded(Labelled):
     y: np.ndarray
 
 
-def check_device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device, X: Any = None) -> torch.device:
     """Turn the parameter ``device`` into a device that is there.
+
+    "auto" is that of X, if X is a tensor on an accelerator.
 
     Raises
     ------
@@ -106,6 +109,8 @@ def check_device(device: str | torch.device) -> torch.device:
     """
     available = [name for name in ACCELERATORS if _accelerator_count(name)]
     if device == "auto":
+        if isinstance(X, Tensor) and is_accelerator(X.device):
+            return X.device
         return torch.device(available[0] if available else "cpu")
     try:
         found = torch.device(device)
@@ -155,13 +160,13 @@ def check_dtype(dtype: str, device: torch.device) -> list[type[np.floating]]:
 def check_features(
     estimator: BaseEstimator,
     X: Any,
-    dtype: Any,
+    dtype: list[Any],
     device: torch.device = CPU,
     **kwargs: Any,
 ) -> Any:
     """Call scikit-learn's ``validate_data``, with failures of its own explained.
 
-    A tensor on an accelerator stays there if that is what ``device`` is.
+    A tensor on an accelerator stays there if ``device`` is one, too.
 
     Raises
     ------
@@ -185,10 +190,10 @@ def check_features(
         )
     if rows_stay(X, device, dtype):
         return _check_there(estimator, X, dtype, **kwargs)
-    X = as_array(X)
+    X = to_host(X)
     if "y" in kwargs:
-        kwargs["y"] = as_array(kwargs["y"])
-    if isinstance(dtype, list) and _is_finite(X, dtype):
+        kwargs["y"] = to_host(kwargs["y"])
+    if _is_finite(X, dtype):
         kwargs["ensure_all_finite"] = False
     return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
 
@@ -198,22 +203,24 @@ def _check_there(
 ) -> Any:
     """Do the same where rows are; scikit-learn sees arrays of zeros in their shape."""
     X = X.detach()
-    outlines = {"X": np.broadcast_to(np.zeros((), dtypes[0]), X.shape)}
-    y = kwargs.pop("y", None)
-    if labels_stay(y, X):
-        outlines["y"] = np.broadcast_to(np.zeros((), np.uint8), y.shape)
-    elif y is not None:
-        outlines["y"] = as_array(y)
+    y: Any = kwargs.get("y")
+    stays = labels_stay(y, X)
+    if stays:
+        kwargs["y"] = np.broadcast_to(np.zeros((), np.uint8), y.shape)
+    elif "y" in kwargs:
+        kwargs["y"] = to_host(y)
     kwargs.update(dtype=dtypes, ensure_all_finite=False)
-    found = validate_data(estimator, **outlines, **kwargs)
-    X = X.to(torch_dtype(X, dtypes)).contiguous()
+    outline = np.broadcast_to(np.zeros((), dtypes[0]), X.shape)
+    found = validate_data(estimator, outline, **kwargs)
+    dtype = torch_dtype(X, dtypes)
+    X = X.to(dtype, memory_format=torch.contiguous_format).contiguous()
     if not get_config()["assume_finite"]:
         ends = torch.stack(torch.aminmax(X)).cpu().numpy()  # NaN, if any is
         name = type(estimator).__name__
         assert_all_finite(ends, estimator_name=name, input_name="X")
-    if y is None:
+    if "y" not in kwargs:
         return X
-    return X, (y.detach() if labels_stay(y, X) else found[1])
+    return X, (y.detach() if stays else found[1])
 
 
 def _is_finite(X: Any, dtypes: list[Any]) -> bool:
@@ -266,7 +273,7 @@ def check_weight(sample_weight: Any, X: np.ndarray | Tensor, name: str) -> np.nd
     """Validate weights: finite, not negative, not all zero."""
     with _named(name):
         weight = _check_sample_weight(
-            as_array(sample_weight), np.empty((len(X), 0)), dtype=np.float64
+            to_host(sample_weight), np.empty((len(X), 0)), dtype=np.float64
         )
     if np.any(weight < 0):
         first = int(np.argmax(weight < 0))
@@ -312,8 +319,8 @@ def check_validation_rows(
         X = check_features(estimator, X, [dtype], device, reset=False)
     with _named("y_val"):
         check_one_type(y, "y_val")
-        y = column_or_1d(np.asarray(as_array(y)), warn=True)
-        check_consistent_length(y, range(len(X)))
+        y = column_or_1d(np.asarray(to_host(y)), warn=True)
+        check_consistent_length(range(len(X)), y)
     check_same_kind(y, "y_val", classes, "y")
     unknown = np.setdiff1d(y, classes)
     if len(unknown):
@@ -396,19 +403,17 @@ def to_rows(
     """Move encoded rows to the device, weighted, without those of weight zero.
 
     X is not copied where it is on the device already, C-contiguous, and all rows stay.
-    Rows that do not fit in the memory of the device stay on the host, or go there.
+    Rows that do not fit in the memory of the device stay on the host.
     """
     rows = weighting.drop_weightless(rows)
     weights = weighting(rows.y, rows.sample_weight)
     transfer = None
     n_bytes = training_bytes(rows.X, loss.n_outputs)
-    if is_on(rows.X, device):
-        n_bytes -= rows.X.nbytes
-    if not fits(device, n_bytes):
+    if not is_on(rows.X, device) and not fits(device, n_bytes):
         transfer, device = Transfer(device), CPU
-    X = as_tensor(rows.X, device)
-    y = loss.targets(as_tensor(rows.y, device), X.dtype)
-    weight = None if weights is None else as_tensor(weights, device).to(X.dtype)
+    X = to_device(rows.X, device)
+    y = loss.targets(to_device(rows.y, device), X.dtype)
+    weight = None if weights is None else to_device(weights, device).to(X.dtype)
     return Rows(X, y, weight, transfer)
 
 

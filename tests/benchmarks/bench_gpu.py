@@ -207,7 +207,7 @@ def estimator(
     problem: Problem, optimizer: str, source: str, device: str
 ) -> Callable[[], Solution]:
     """A whole fit of ours, from rows on the source."""
-    X, y = problem.X.to(source), problem.y.to(source)
+    X, y = problem.X.to(source), problem.y.to(source, torch.int64)
 
     def fit() -> Solution:
         clf = TorchLogisticClassifier(

@@ -24,10 +24,9 @@ class Solution(NamedTuple):
     @classmethod
     def of(cls, coef: np.ndarray, intercept: object = 0.0) -> Solution:
         """From whatever shapes a peer has."""
-        return cls(
-            np.array(coef, np.float64).squeeze(),
-            np.array(intercept, np.float64).squeeze(),
-        )
+        coef, intercept = np.array(coef, np.float64), np.array(intercept, np.float64)
+        one = coef.ndim == 1 or len(coef) == 1
+        return cls(*((coef.ravel(), intercept.sum()) if one else (coef, intercept)))
 
 
 def chunks(
