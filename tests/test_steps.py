@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -31,10 +32,12 @@ def own_step(cls):
     return Other
 
 
-def solver(cls, n_classes=2, *, l1=0.0, batch_size=16, **arguments):
+def solver(
+    cls, n_classes=2, *, l1=0.0, l2=0.0, batch_size=16, shape=(40, 3), **arguments
+):
     generator = torch.Generator().manual_seed(0)
-    X = torch.randn(40, 3, dtype=torch.float64, generator=generator)
-    labels = torch.randint(n_classes, (40,), generator=generator)
+    X = torch.randn(shape, dtype=torch.float64, generator=generator)
+    labels = torch.randint(n_classes, shape[:1], generator=generator)
     loss = make_loss(n_classes)
     rows = Rows(X, loss.targets(labels, torch.float64))
     coef = allocate_coefficients(rows, loss.n_outputs, fit_intercept=True)
@@ -49,9 +52,9 @@ def solver(cls, n_classes=2, *, l1=0.0, batch_size=16, **arguments):
         validation=False,
         team=Team(1),
     )
-    return MiniBatch(
-        Objective(loss, l1, l1_ratio=1.0), batches, coef, optimizer, Team(1)
-    )
+    alpha = l1 + l2
+    objective = Objective(loss, alpha, l1_ratio=l1 / alpha if alpha else 0.0)
+    return MiniBatch(objective, batches, coef, optimizer, Team(1))
 
 
 def assert_same(ours, theirs):
@@ -101,6 +104,24 @@ def test_rule_is_that_of_torch(cls, arguments, n_classes, maximize):
         ours.epoch()
         theirs.epoch()
         assert_same(ours, theirs)
+
+
+@torch.no_grad()
+@every_rule
+@both_losses
+def test_steps_take_no_new_memory(cls, arguments, n_classes):
+    """Of the size of the coefficients: their buffers are allocated once."""
+    shape = 8, 20_000
+    run = solver(
+        cls, n_classes, l1=1e-3, l2=1e-3, batch_size=4, shape=shape, **arguments
+    )
+    run.epoch()
+    run.epoch()
+    tracemalloc.start()  # it sees what NumPy allocates
+    run.epoch()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < run.coef.weight.nbytes / 2
 
 
 @torch.no_grad()
@@ -156,7 +177,7 @@ def test_l1_leads_to_the_minimum(cls, arguments):
 
 def test_shrink_is_soft_thresholding():
     weight = np.array([0.5, -0.05, 0.02, -0.7])
-    shrink(weight, 0.1, NumpyNamespace)
+    shrink(weight, 0.1, np.empty(4), NumpyNamespace)
     assert weight.tolist() == pytest.approx([0.4, 0.0, 0.0, -0.6])
 
 

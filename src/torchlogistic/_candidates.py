@@ -107,8 +107,7 @@ class CandidateObjective(Objective):
     strengths: Any = 0.0
 
     def add_l2(self, coef: Coefficients) -> None:
-        gradient = coef.arrays.weight_gradient
-        gradient += self.strengths * coef.arrays.weight
+        self.add_product(coef, self.strengths)
 
 
 class Stack:
@@ -324,6 +323,7 @@ class CandidateRun:
                 state=state,
                 scratch=scratch,
                 weight_scratch=scratch[:, : coef.n_features],
+                weight_gradient=arrays.weight_gradient,
                 n_steps=0,
             )
         ]

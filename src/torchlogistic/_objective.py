@@ -89,7 +89,7 @@ class Coefficients:
     Attributes
     ----------
     arrays : CoefficientArrays
-        The same memory, as arrays of :mod:`._arrays`.
+        The same memory, as arrays of :mod:`._arrays`, and room for as many weights.
     """
 
     def __init__(self, values: Tensor, *, fit_intercept: bool) -> None:
@@ -117,6 +117,7 @@ class Coefficients:
                     self.weight_gradient,
                     self.intercept,
                     self.intercept_gradient,
+                    torch.empty_like(self.weight),
                 ),
             )
         )
@@ -154,6 +155,7 @@ class CoefficientArrays(NamedTuple):
     weight_gradient: Array
     intercept: Array
     intercept_gradient: Array
+    weight_scratch: Array
 
 
 def allocate_coefficients(
@@ -248,8 +250,14 @@ class Objective:
 
     def add_l2(self, coef: Coefficients) -> None:
         """Add the gradient of the L2 penalty."""
-        gradient = coef.arrays.weight_gradient
-        gradient += self.l2 * coef.arrays.weight
+        self.add_product(coef, self.l2)
+
+    def add_product(self, coef: Coefficients, strength: Number) -> None:
+        """Add a number times the weight to its gradient, without new memory."""
+        arrays = coef.arrays
+        gradient = arrays.weight_gradient
+        coef.xp.multiply(arrays.weight, strength, out=arrays.weight_scratch)
+        gradient += arrays.weight_scratch
 
     def loss_sum(self, block: Block, each: Each = map) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ().

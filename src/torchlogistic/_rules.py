@@ -45,7 +45,9 @@ class Segment:
     weight: Array  # the part of the values that is penalised
     state: dict[str, Array]  # of the shape of the values
     scratch: Array
-    weight_scratch: Array  # of the shape of the weight
+    # Of the shape of the weight: parts of the scratch, and of the gradient.
+    weight_scratch: Array
+    weight_gradient: Array
     n_steps: int
 
 
@@ -209,7 +211,8 @@ class InPlaceStep:
         first = n_steps[0]
         if first is not None and n_steps.count(first) == len(n_steps):
             whole = arrays.values, arrays.gradient, arrays.weight
-            return [Segment(*whole, state, scratch, scratch[:n], first)]
+            rooms = scratch, scratch[:n], arrays.weight_gradient
+            return [Segment(*whole, state, *rooms, first)]
         parts = [
             (slice(0, n), arrays.weight),
             (slice(n, None), arrays.values[:0]),
@@ -222,6 +225,7 @@ class InPlaceStep:
                 state={name: array[rows] for name, array in state.items()},
                 scratch=scratch[rows],
                 weight_scratch=scratch[rows][: len(weight)],
+                weight_gradient=arrays.gradient[rows][: len(weight)],
                 n_steps=steps,
             )
             for (rows, weight), steps in zip(parts, n_steps, strict=False)
@@ -287,7 +291,9 @@ class InPlaceStep:
             gradient *= -1
         self.move(segment)
         if self.l1:
-            shrink(segment.weight, self.reach(segment), self.xp)
+            # The gradient is used up.
+            room = segment.weight_gradient
+            shrink(segment.weight, self.reach(segment), room, self.xp)
 
     def constants(self) -> Any:
         """What an update depends on besides the tensors and the varying numbers."""
@@ -316,12 +322,14 @@ def lasting(momentum: Any) -> Any:
         return 1 / (1 - momentum)
 
 
-def shrink(weight: Array, threshold: Number, xp: Namespace) -> None:
-    """Proximal step of the L1 norm.
+def shrink(weight: Array, threshold: Number, room: Array, xp: Namespace) -> None:
+    """Proximal step of the L1 norm, with room for as many numbers.
 
     The threshold is one number or, for rules that scale each coefficient, one each.
     """
-    weight -= xp.clip(weight, -threshold, threshold)
+    one_each = getattr(threshold, "ndim", 0) == weight.ndim
+    lowest = xp.negative(threshold, out=room) if one_each else -threshold
+    weight -= xp.clip(weight, lowest, threshold, out=room)
 
 
 class SGDStep(InPlaceStep):
@@ -358,18 +366,21 @@ class SGDStep(InPlaceStep):
 
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient
-        values = segment.values
+        values, room = segment.values, segment.scratch
         if self.decays:
-            direction += self.weight_decay * values
+            self.xp.multiply(values, self.weight_decay, out=room)
+            direction += room
         if self.has_momentum:
             velocity = segment.state["momentum_buffer"]
             if segment.n_steps == 1:  # the first gradient is not dampened
                 velocity[...] = direction
             else:
                 velocity *= self.momentum
-                velocity += self.gain * direction
+                self.xp.multiply(direction, self.gain, out=room)
+                velocity += room
             if self.nesterov:
-                direction += self.momentum * velocity
+                self.xp.multiply(velocity, self.momentum, out=room)
+                direction += room
             else:
                 gradient = velocity
         self.xp.multiply(gradient, self.lr, out=direction)
@@ -427,9 +438,11 @@ class AdamStep(InPlaceStep):
         if self.shrinks:
             values *= self.keep
         if self.decays:
-            gradient += self.weight_decay * values
+            self.xp.multiply(values, self.weight_decay, out=root)
+            gradient += root
         mean *= self.beta1
-        mean += self.rest1 * gradient
+        self.xp.multiply(gradient, self.rest1, out=root)
+        mean += root
         gradient *= gradient
         gradient *= self.rest2
         square *= self.beta2
@@ -445,7 +458,9 @@ class AdamStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.scale, root) * self.l1_strength
+        self.xp.divide(self.scale, root, out=root)
+        root *= self.l1_strength
+        return root
 
 
 class RMSpropStep(InPlaceStep):
@@ -483,17 +498,21 @@ class RMSpropStep(InPlaceStep):
     def move(self, segment: Segment) -> None:
         gradient, values, root = segment.gradient, segment.values, segment.scratch
         if self.decays:
-            gradient += self.weight_decay * values
+            self.xp.multiply(values, self.weight_decay, out=root)
+            gradient += root
         square = segment.state["square_avg"]
         square *= self.decay
-        square += self.rest * (gradient * gradient)
-        root[...] = square
+        self.xp.multiply(gradient, gradient, out=root)
+        root *= self.rest
+        square += root
         if self.centered:
             mean = segment.state["grad_avg"]
             mean *= self.decay
-            mean += self.rest * gradient
-            root -= mean * mean
-        self.xp.sqrt(root, out=root)
+            self.xp.multiply(gradient, self.rest, out=root)
+            mean += root
+            self.xp.multiply(mean, mean, out=root)
+            square = self.xp.subtract(square, root, out=root)
+        self.xp.sqrt(square, out=root)
         root += self.eps
         gradient /= root
         if self.has_momentum:
@@ -506,7 +525,9 @@ class RMSpropStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.length, root) * self.l1_strength
+        self.xp.divide(self.length, root, out=root)
+        root *= self.l1_strength
+        return root
 
 
 class AdagradStep(InPlaceStep):
@@ -538,9 +559,11 @@ class AdagradStep(InPlaceStep):
     def move(self, segment: Segment) -> None:
         gradient, values, root = segment.gradient, segment.values, segment.scratch
         if self.decays:
-            gradient += self.weight_decay * values
+            self.xp.multiply(values, self.weight_decay, out=root)
+            gradient += root
         total = segment.state["sum"]
-        total += gradient * gradient
+        self.xp.multiply(gradient, gradient, out=root)
+        total += root
         self.xp.sqrt(total, out=root)
         root += self.eps
         gradient /= root
@@ -549,4 +572,6 @@ class AdagradStep(InPlaceStep):
 
     def reach(self, segment: Segment) -> Number:
         root = segment.weight_scratch
-        return self.xp.divide(self.step, root) * self.l1_strength
+        self.xp.divide(self.step, root, out=root)
+        root *= self.l1_strength
+        return root
