@@ -654,6 +654,25 @@ class TestFormsOfRows:
         assert_same_model(clf, expected)
         assert clf.validation_loss_curve_ == expected.validation_loss_curve_
 
+    @pytest.mark.parametrize("form", [torch.Tensor.bfloat16, torch.Tensor.double])
+    def test_labels_and_weights_of_a_score(self, form):
+        clf = make().fit(X, y)
+        given = form(torch.tensor(y)), form(torch.tensor(WEIGHT))
+        if given[0].dtype == torch.float64:
+            given = [tensor.requires_grad_() for tensor in given]
+        weight = given[1].detach().double().numpy()
+        assert clf.score(X, *given) == clf.score(X, y, weight)
+
+    def test_a_view_with_the_negative_bit(self):
+        negative = torch.conj(torch.complex(torch.tensor(X), torch.tensor(X))).imag
+        assert negative.is_neg()
+        assert_same_model(make().fit(negative, y), make().fit(-X, y))
+
+    def test_a_dtype_that_numpy_does_not_have(self):
+        message = r"a tensor of torch.float8_e4m3fn was passed.*use \.float\(\)"
+        with pytest.raises(TypeError, match=message):
+            make().fit(torch.tensor(X).to(torch.float8_e4m3fn), y)
+
 
 class TestDevice:
     def test_auto(self):

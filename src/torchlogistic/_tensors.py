@@ -32,7 +32,13 @@ def to_host(values: Any) -> Any:
     values = values.detach().cpu()
     if values.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
         values = values.float()
-    return values.resolve_conj().numpy()
+    try:
+        return values.resolve_conj().resolve_neg().numpy()
+    except TypeError as error:
+        raise TypeError(
+            f"a tensor of {values.dtype} was passed, which NumPy does not have: use "
+            ".float()"
+        ) from error
 
 
 def is_accelerator(device: torch.device) -> bool:
