@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import make_classification
 from sklearn.metrics import check_scoring, get_scorer, make_scorer, roc_auc_score
 
@@ -77,6 +78,15 @@ def test_several_metrics():
     expected = [scorer(clf, X, y) for clf in classifiers]
     assert score_all(scorer, classifiers, X, y) == expected
     assert list(expected[0]) == list(METRICS)
+
+
+def test_labels_as_a_tensor_with_gradient():
+    X, y = rows(0, 2)
+    classifiers = fitted(X, y)
+    scorer = check_scoring(classifiers[0])
+    labels = torch.tensor(y).double().requires_grad_()
+    expected = [scorer(clf, X, y) for clf in classifiers]
+    assert score_all(scorer, classifiers, X, labels) == expected
 
 
 def test_own_score():

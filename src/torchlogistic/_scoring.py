@@ -22,6 +22,7 @@ from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer
 
 from ._classifier import TorchLogisticClassifier
 from ._prediction import class_index, linear_logits, probabilities
+from ._tensors import to_host
 from ._validation import check_features
 
 # A score of logits (n,) or (n, n_classes) whose rows are of the classes with these
@@ -116,7 +117,7 @@ class QuickScorer:
         if len(self.metrics) < len(found):
             raise NoShortCutError
         self.X = check_features(classifier, X, [np.float64, np.float32], reset=False)
-        labels, classes = np.asarray(y), classifier.classes_
+        labels, classes = np.asarray(to_host(y)), classifier.classes_
         if labels.ndim != 1:
             raise NoShortCutError
         self.y = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
