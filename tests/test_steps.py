@@ -12,11 +12,11 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 from torchlogistic._arrays import NumpyNamespace
 from torchlogistic._batches import Batches
+from torchlogistic._inplace import shrink
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows
-from torchlogistic._rules import shrink
 from torchlogistic._steps import STEPS, TorchStep, find_rule, make_optimizer
 from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team

@@ -110,6 +110,12 @@ class NumpyNamespace:
         return np.vdot(a, b)
 
     @staticmethod
+    def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
+        """``total += factor * array``, with room for the product."""
+        np.multiply(array, factor, out=room)
+        total += room
+
+    @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:
         """``start + step * change``."""
         np.multiply(change, step, out=out)
@@ -177,6 +183,11 @@ class TorchNamespace:
     @staticmethod
     def inner(a: Array, b: Array) -> Number:
         return torch.sum(a * b, dtype=accumulator(a))
+
+    @staticmethod
+    def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
+        torch.multiply(array, factor, out=room)
+        total += room
 
     @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:

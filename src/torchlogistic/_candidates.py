@@ -29,10 +29,10 @@ from torch import Tensor
 from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor, namespace, send
 from ._batches import CHUNK_BATCHES, CHUNK_BYTES
 from ._graphs import GraphedSteps, find_recorder
+from ._inplace import InPlaceStep, Segment
 from ._loss import Logits, Loss, write_softmax
 from ._objective import Coefficients, Objective
 from ._rows import Block, Rows
-from ._rules import InPlaceStep, Segment
 from ._stream import RandomStream
 
 # Bytes of a buffer of batches with their logits: in a core's second-level cache, and on
@@ -99,15 +99,12 @@ class CandidateLoss:
 class CandidateObjective(Objective):
     """The objectives of all candidates, with one strength of the penalty each.
 
-    ``strengths`` is ``l2`` where it is computed with.
+    ``l2_factor`` is ``l2`` where it is computed with.
     """
 
     l2: Any = 0.0
     l1: Any = 0.0
-    strengths: Any = 0.0
-
-    def add_l2(self, coef: Coefficients) -> None:
-        self.add_product(coef, self.strengths)
+    l2_factor: Any = 0.0
 
 
 class Stack:
@@ -274,7 +271,7 @@ class CandidateRun:
             CandidateLoss(loss, self.n_candidates),  # type: ignore[arg-type]
             l2=self._per_output(l2) if l2.any() else 0.0,
             l1=self._per_output(l1) if l1.any() else 0.0,
-            strengths=coef.xp.number(self._per_output(l2), coef.arrays.values),
+            l2_factor=coef.xp.number(self._per_output(l2), coef.arrays.values),
         )
         self.buffer = Buffer(stack, self.n_candidates * k)
         self.step = self._make_step()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ._arrays import send
+from ._inplace import InPlaceStep
 from ._rows import Block
-from ._rules import InPlaceStep
 from ._warnings import warn
 
 Launch = Callable[[], None]

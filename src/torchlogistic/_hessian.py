@@ -112,10 +112,13 @@ class Hessian:
 
     def zeros(self, *n_models: int) -> Array:
         """Zeros for sums over rows: ([n_models,] n_pairs, length, length)."""
-        shape = (*n_models, len(self.loss.pairs), self.coef.length, self.coef.length)
-        sums = as_array(self.coef.values.new_empty(shape, dtype=self.wide))
-        sums[...] = 0  # torch would wake its threads for it
-        return sums
+        length = self.coef.length
+        return self._zeros(*n_models, len(self.loss.pairs), length, length)
+
+    def _zeros(self, *shape: int) -> Array:
+        zeros = as_array(self.coef.values.new_empty(shape, dtype=self.wide))
+        zeros[...] = 0  # torch would wake its threads for it
+        return zeros
 
     def _sum_products(self, block: Block, *, serial: bool) -> Array:
         """Sums over rows for each pair."""
@@ -155,20 +158,22 @@ class Hessian:
         k, d, length = self.loss.n_outputs, self.coef.n_features, self.coef.length
         models, p = sums.shape[:-3], length * k
         sums /= n_rows
-        H = sums
-        if k > 1:
-            shape = (*models, length, k, length, k)
-            H = as_array(self.coef.values.new_empty(shape, dtype=self.wide))
-            H[...] = 0
-        for r, (i, j) in enumerate(self.loss.pairs if k > 1 else []):
+        H = sums if k == 1 else self._all_classes(sums)
+        diagonal = H.reshape(*models, p * p)[..., :: p + 1]
+        diagonal[..., : d * k] += l2
+        return H.reshape(*models, p, p)
+
+    def _all_classes(self, sums: Array) -> Array:
+        """Give each pair's sums their places: (..., length, k, length, k)."""
+        k, length = self.loss.n_outputs, self.coef.length
+        H = self._zeros(*sums.shape[:-3], length, k, length, k)
+        for r, (i, j) in enumerate(self.loss.pairs):
             part = sums[..., r, :, :]
             H[..., :, i, :, i] += part
             H[..., :, j, :, j] += part
             H[..., :, i, :, j] -= part
             H[..., :, j, :, i] -= part
-        diagonal = H.reshape(*models, p * p)[..., :: p + 1]
-        diagonal[..., : d * k] += l2
-        return H.reshape(*models, p, p)
+        return H
 
 
 class Products(Protocol):

@@ -22,9 +22,9 @@ from ._folds import (
     objective_of,
     weighting_of,
 )
+from ._inplace import NUMBERS
 from ._loss import Loss, make_loss
 from ._rows import Rows
-from ._rules import NUMBERS
 from ._solvers import find_solver, optimizer_arguments
 from ._steps import find_rule, make_optimizer
 from ._validation import (

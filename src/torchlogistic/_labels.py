@@ -153,8 +153,9 @@ def encode(y: Labels, classes: np.ndarray) -> np.ndarray:
 
 
 def _encode_there(y: Tensor, classes: np.ndarray) -> np.ndarray:
-    # The classes may be of any type; of the labels there are few different ones.
-    labels = sorted_labels(y)
+    # The classes may be of any type, of which the device need not know.
+    same = classes.dtype == y[:0].cpu().numpy().dtype
+    labels = classes if same else sorted_labels(y)
     codes = torch.from_numpy(encode(labels, classes)).to(y.device)
     if y.dtype == torch.bool:
         y, labels = y.to(torch.uint8), labels.astype(np.uint8)

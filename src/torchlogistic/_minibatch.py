@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from ._batches import Batches, Visit
 from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
+from ._inplace import InPlaceStep, Listener
 from ._objective import Coefficients, Objective
 from ._rows import Block
-from ._rules import InPlaceStep, Listener
 from ._steps import make_step
 from ._threads import Team
 

@@ -181,6 +181,11 @@ class Objective:
         """Strength of ``||w||^2 / 2``."""
         return float(self.alpha) * (1.0 - float(self.l1_ratio))
 
+    @property
+    def l2_factor(self) -> Number:
+        """The same in the form that arrays of the coefficients take."""
+        return self.l2
+
     @cached_property
     def l1(self) -> float:
         """Strength of ``||w||_1``."""
@@ -250,14 +255,8 @@ class Objective:
 
     def add_l2(self, coef: Coefficients) -> None:
         """Add the gradient of the L2 penalty."""
-        self.add_product(coef, self.l2)
-
-    def add_product(self, coef: Coefficients, strength: Number) -> None:
-        """Add a number times the weight to its gradient, without new memory."""
-        arrays = coef.arrays
-        gradient = arrays.weight_gradient
-        coef.xp.multiply(arrays.weight, strength, out=arrays.weight_scratch)
-        gradient += arrays.weight_scratch
+        _, _, weight, gradient, _, _, room = coef.arrays
+        coef.xp.add_product(gradient, weight, self.l2_factor, room)
 
     def loss_sum(self, block: Block, each: Each = map) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ().

@@ -16,17 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._inplace import InPlaceStep, Listener, MakeGradient
 from ._objective import Coefficients, Objective
 from ._rows import Block
-from ._rules import (
-    AdagradStep,
-    AdamStep,
-    InPlaceStep,
-    Listener,
-    MakeGradient,
-    RMSpropStep,
-    SGDStep,
-)
+from ._rules import AdagradStep, AdamStep, RMSpropStep, SGDStep
 
 
 class TorchStep:

@@ -22,7 +22,7 @@ SORTED_BYTES = 32  # that it takes to sort a label, and to find its place
 
 def to_host(values: Any) -> Any:
     """Turn a tensor into an array; anything else stays what it is."""
-    if not isinstance(values, torch.Tensor):
+    if not isinstance(values, Tensor):
         return values
     if values.layout != torch.strided:
         raise TypeError(

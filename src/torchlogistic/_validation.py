@@ -272,9 +272,8 @@ def check_training_rows(
 def check_weight(sample_weight: Any, X: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Validate weights: finite, not negative, not all zero."""
     with _named(name):
-        weight = _check_sample_weight(
-            to_host(sample_weight), np.empty((len(X), 0)), dtype=np.float64
-        )
+        outline = np.empty((len(X), 0))  # of X it is the length that counts
+        weight = _check_sample_weight(to_host(sample_weight), outline, dtype=np.float64)
     if np.any(weight < 0):
         first = int(np.argmax(weight < 0))
         raise ValueError(
