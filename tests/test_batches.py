@@ -33,13 +33,17 @@ def make_batches(rows, batch_size, *, shuffle=True, seed=0, **kwargs):
     )
 
 
-def visited(batches):
+def numbers(block):
+    return (block.features[:, 0] / 3).long().tolist()
+
+
+def visited(batches, by="iteration"):
     """Numbers of the rows, batch by batch, of one epoch."""
-    return [
-        (block.features[:, 0] / 3).long().tolist()
-        for blocks, _ in batches
-        for block in blocks
-    ]
+    if by == "iteration":
+        return [numbers(block) for blocks, _ in batches for block in blocks]
+    seen = []
+    batches.each(lambda blocks: seen.extend(map(numbers, blocks)))
+    return seen
 
 
 def loaded(n_rows, batch_size, *, seed, epochs, validation):
@@ -54,48 +58,55 @@ def loaded(n_rows, batch_size, *, seed, epochs, validation):
             list(val_loader)
 
 
-WAYS = ["one chunk", "many chunks", "chunks ahead", "large batches", "a batch a chunk"]
+SOME = 3 * 8 * 16 * 2  # bytes of two batches of 16 rows
+# Every way in which batches are copied: constants of the module that choose it.
+WAYS = {
+    "one chunk": {"CHUNK_BYTES": 2**20, "PADDED_BYTES": 2**20},
+    "many chunks": {"CHUNK_BYTES": SOME},
+    "a batch a chunk": {"CHUNK_BYTES": 1},
+    "in turn": {"CHUNK_BYTES": SOME, "TURNS_BYTES": 1, "TURN_BYTES": SOME},
+    "in turn, larger": {"CHUNK_BYTES": 1, "TURNS_BYTES": 1, "TURN_BYTES": 2 * SOME},
+    "shared": {"CHUNK_BYTES": 1, "SHARED_BYTES": 1},
+}
+
+
+def set_ways(monkeypatch, **constants):
+    constants = {"PADDED_BYTES": 0, "TASK_BYTES": 100, **constants}
+    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", constants.pop("CHUNK_BYTES"))
+    for name, value in constants.items():
+        monkeypatch.setattr(_batches, name, value)
 
 
 @pytest.fixture(params=WAYS)
-def chunk_bytes(request, monkeypatch):
-    """Every way in which batches are copied."""
-    some = 3 * 8 * 16 * 2
-    size = {"one chunk": 2**20, "many chunks": some, "chunks ahead": some}
-    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", size.get(request.param, 1))
-    large = some if request.param in ("chunks ahead", "large batches") else 1
-    if request.param in ("chunks ahead", "large batches"):
-        monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(_batches, "LARGE_CHUNK_BYTES", large)
-    monkeypatch.setattr(_batches, "TASK_BYTES", 100)
-    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 100)
-    if request.param != "one chunk":
-        monkeypatch.setattr(_batches, "PADDED_BYTES", 0)
+def every_way(request, monkeypatch):
+    set_ways(monkeypatch, **WAYS[request.param])
 
 
+@pytest.mark.parametrize("by", ["iteration", "each"])
 @pytest.mark.parametrize("validation", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 16, 99])
-@pytest.mark.usefixtures("chunk_bytes")
-def test_shuffled_order_is_that_of_the_loader(batch_size, validation):
+@pytest.mark.usefixtures("every_way")
+def test_shuffled_order_is_that_of_the_loader(batch_size, validation, by):
     batches = make_batches(make_rows(100), batch_size, seed=7, validation=validation)
     for expected in loaded(100, batch_size, seed=7, epochs=3, validation=validation):
-        assert visited(batches) == expected
+        assert visited(batches, by) == expected
 
 
+@pytest.mark.parametrize("by", ["iteration", "each"])
 @pytest.mark.parametrize("batch_size", [1, 16, 100, 1000])
-@pytest.mark.usefixtures("chunk_bytes")
-def test_own_order(batch_size):
+@pytest.mark.usefixtures("every_way")
+def test_own_order(batch_size, by):
     rows = make_rows(100)
     batches = make_batches(rows, batch_size, shuffle=False)
     for _ in range(2):
-        epoch = visited(batches)
+        epoch = visited(batches, by)
         assert list(itertools.chain(*epoch)) == list(range(100))
         assert [len(b) for b in epoch[:-1]] == [min(batch_size, 100)] * (len(epoch) - 1)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.usefixtures("chunk_bytes")
+@pytest.mark.usefixtures("every_way")
 def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
     rows = make_rows(50, weighted=True, n_classes=n_classes)
     for blocks, span in make_batches(rows, 16, shuffle=shuffle):
@@ -111,54 +122,79 @@ def test_targets_and_weights_follow_their_rows(shuffle, n_classes):
             assert block.scale == 1 / len(block)
 
 
+@pytest.mark.parametrize("by", ["iteration", "each"])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch_size", [16, 50])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.usefixtures("every_way")
+def test_what_the_losses_depend_on_is_recorded(shuffle, batch_size, weighted, by):
+    """Targets, weights and what was written as logits, in the order of the visits."""
+    rows = make_rows(50, weighted=weighted)
+    batches = make_batches(rows, batch_size, shuffle=shuffle)
+    for _ in range(2):
+        seen = []
+
+        def act(blocks, seen=seen):
+            for block in blocks:
+                block.z[...] = -block.y
+                seen.extend(block.y.tolist())
+
+        if by == "each":
+            batches.each(act)
+        else:
+            for blocks, _ in batches:
+                act(blocks)
+        record = batches.record
+        if batches.shared:
+            assert record is None
+            continue
+        assert record.y.tolist() == seen
+        assert (record.z == -record.y).all()
+        assert record.logits.data_ptr() == record.z.ctypes.data
+        assert (record.weight is None) != weighted
+        if weighted:
+            assert (record.weight.reshape(-1) == record.y + 1).all()
+
+
 def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
-    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
+    set_ways(monkeypatch, **WAYS["in turn"])
     batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
     drawn = []
     for expected in loaded(100, 16, seed=7, epochs=4, validation=False):
         drawn.append(batches._drawn is not None)
-        assert visited(batches) == expected
+        assert visited(batches, "each") == expected
     assert drawn == [False, True, True, False]
     assert batches.stream.n_draws == 8  # no more than what was visited
 
 
 def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
-    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 1)
-    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
+    set_ways(monkeypatch, **WAYS["in turn"])
     batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
     expected = list(loaded(100, 16, seed=7, epochs=3, validation=False))
-    for _ in batches:
-        break
+    with pytest.raises(ZeroDivisionError):
+        batches.each(lambda blocks: 1 // 0)
     stream = batches.stream
     batches.stream = RandomStream(stream.seed)  # where a callback may have put it
     for epoch in expected:
-        assert visited(batches) == epoch
+        assert visited(batches, "each") == epoch
 
 
-@pytest.mark.parametrize("chunk", [0, 2])
 @pytest.mark.parametrize("own", [True, False], ids=["this thread", "the other"])
-def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for_again(
-    chunk, own, monkeypatch
-):
-    monkeypatch.setattr(_batches, "AHEAD_BYTES", 1)
-    monkeypatch.setattr(_batches, "TASK_BYTES", 3 * 8 * 8)
-    monkeypatch.setattr(_batches, "AHEAD_CHUNK_BYTES", 3 * 8 * 8)
-    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 3 * 8 * 16 * 2)
+def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for(own, monkeypatch):
+    set_ways(monkeypatch, **WAYS["in turn"])
     batches = make_batches(make_rows(200), 16, epochs=3)
     gather, main, ended = Copier._gather, [], []
 
     def fail(self, index, targets):
         gather(self, index, targets)
-        if (threading.get_ident() in main) == own and len(ended) >= chunk:
+        if (threading.get_ident() in main) == own and len(ended) >= 2:
             raise KeyboardInterrupt
         time.sleep(0.005)  # for the other thread, which has yet to start
 
     def visit():
         main.append(threading.get_ident())
         with pytest.raises(KeyboardInterrupt):
-            for chunk in batches:
-                ended.append(chunk)
+            batches.each(ended.append)
         ended.append("interrupted")
 
     monkeypatch.setattr(Copier, "_gather", fail)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchlogistic import TorchLogisticClassifier
+from torchlogistic import TorchLogisticClassifier, _batches
 from torchlogistic._threads import Begun, Team
 
 
@@ -51,30 +51,50 @@ def test_a_team_keeps_to_the_limit_of_a_worker():
     assert Team().size == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_work_ahead(size):
-    team, done = Team(size), []
-    tasks = [lambda i=i: done.append(i) for i in range(4)]
-    for i, item in enumerate(team.ahead(range(5), tasks)):
-        assert item == i
-        expected = [] if size == 1 else list(range(min(i + 1, 4)))
-        wait_until(lambda expected=expected: done == expected)
-    for _ in team.ahead(range(5), tasks):
-        break  # whoever stops early leaves a team that works
-    team.run([lambda: done.append(9)] * 2)
-    assert done.count(9) == 2
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("n_items", [0, 1, 20])
+def test_turns_follow_the_order_of_the_items(size, n_items):
+    """Whoever prepared an item acts on it, and nobody else at the same time."""
+    team, done, at_work = Team(size), [], []
+
+    def prepare(item):
+        time.sleep(0.001 * (item % 3))
+        return item, _thread.get_ident()
+
+    def act(item, prepared):
+        at_work.append(item)
+        assert prepared == (item, _thread.get_ident())
+        assert at_work == [item]
+        done.append(item)
+        at_work.clear()
+
+    team.in_turn(range(n_items), [prepare] * size, act)
+    assert done == list(range(n_items))
 
 
-def test_work_ahead_is_not_done_late():
-    team, gate, done = Team(2), _thread.allocate_lock(), []
-    gate.acquire()
-    team.begin([gate.acquire], helpers=1)
-    wait_until(lambda: not team._inboxes[0].qsize())
-    tasks = [partial(done.append, i) for i in range(4)]
-    assert list(team.ahead(range(4), tasks)) == list(range(4))
-    gate.release()
-    team.run([lambda: None] * 2)
-    wait_until(lambda: done == [0])  # what waited first; nothing behind it
+@pytest.mark.parametrize("failing", [0, 1, 5])
+@pytest.mark.parametrize("when", ["prepare", "act"])
+@pytest.mark.parametrize("own", [True, False], ids=["this thread", "the other"])
+@pytest.mark.parametrize("exception", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_turn_that_fails_is_the_last(failing, when, own, exception):
+    team, done, main = Team(2), [], _thread.get_ident()
+
+    def fail(stage, item):
+        time.sleep(0.001)  # for the other thread, which has yet to start
+        mine = (_thread.get_ident() == main) == own
+        if stage == when and item >= failing and mine:
+            raise exception
+
+    def act(item, prepared):
+        fail("act", item)
+        done.append(item)
+
+    with pytest.raises(exception):
+        team.in_turn(range(50), [lambda item: fail("prepare", item)] * 2, act)
+    assert done == list(range(len(done)))
+    assert failing <= len(done) < 50
+    team.run([partial(done.append, -1)] * 2)  # the team goes on
+    assert done.count(-1) == 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -99,24 +119,6 @@ def test_a_task_that_nobody_has_begun_is_not_waited_for():
             team.begin([lambda: 1 // 0], helpers)()
 
 
-def test_help_before_the_wait():
-    """Tasks of the next share are done while another thread is busy with this one."""
-    team, gate, done = Team(2), _thread.allocate_lock(), []
-    gate.acquire()
-    first = team.begin([gate.acquire], helpers=1)
-    second = team.begin([partial(done.append, i) for i in range(2)], helpers=1)
-    wait_until(lambda: not first._todo)
-    first.help()  # nothing is left to do of it
-    assert not first.is_done
-    second.help()
-    assert done == [0, 1]
-    assert second.is_done
-    gate.release()
-    first()
-    second()
-    assert done == [0, 1]
-
-
 def test_what_is_stopped_has_ended():
     team, done = Team(2), []
 
@@ -129,7 +131,6 @@ def test_what_is_stopped_has_ended():
     wait_until(lambda: not begun._todo)
     begun.stop()
     assert done == ["begun"]
-    assert begun.is_done
     begun.stop()  # as often as one likes
     left = Begun([partial(done.append, "left")])  # which nobody was asked to begin
     left.stop()
@@ -143,7 +144,6 @@ def test_a_call_may_follow_one_that_failed():
         begun()
     begun()
     begun.stop()
-    assert begun.is_done
 
 
 def test_threads_end_with_the_team():
@@ -176,10 +176,11 @@ def test_floating_point_errors_are_quiet_in_every_thread():
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("batch_size", [700, 20_000])
-def test_large_batches_give_the_same_with_any_number_of_threads(
+@pytest.mark.parametrize("batch_size", [64, 700, 20_000])
+def test_large_data_give_the_same_with_any_number_of_threads(
     batch_size, shuffle, monkeypatch
 ):
+    monkeypatch.setattr(_batches, "TURNS_BYTES", 2**20)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20_000, 110)).astype(np.float32)
     y = (X[:, 0] + rng.normal(size=len(X)) > 0).astype(int)

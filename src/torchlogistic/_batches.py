@@ -1,48 +1,44 @@
 """In which order rows are visited, and how they come into the cache.
 
-:class:`Batches` visits rows in mini-batches: it copies as many batches as the
-processor's cache holds into one buffer, in the order of the epoch, and hands out views
-of that buffer, made once for all epochs. Each row of X is read from main memory once an
-epoch, and no tensor is created in the loop. Of large data another thread copies what
-comes next into other buffers while this thread computes, which helps before it waits.
+:class:`Batches` visits rows in mini-batches: it copies as many batches as stay in a
+core's cache into a buffer, in the order of the epoch, and hands out views of that
+buffer, made once for all epochs. Each row of X is read from main memory once an epoch,
+and no tensor is created in the loop. Of large data several threads copy, each into a
+buffer of its own, and whoever has copied a chunk trains on it when it is its turn: what
+one core has read, no other has to fetch from its cache.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ._arrays import Array, as_array, as_tensor, namespace, send
-from ._rows import Block, Rows, buffer_block, view_block
+from ._rows import Block, Rows, buffer_block, record_block, view_block
 from ._stream import RandomStream
-from ._threads import Begun, Task, Team
+from ._threads import Begun, Team
 from ._transfer import Fill, Slot
 
-# Bytes of X that a chunk may hold: what stays in a core's second-level cache while the
-# batches in it are read twice, once for the logits and once for the gradient.
-CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**26}
-# The same where another thread may copy: from its cache each chunk comes to this one's
-# anyhow, and larger ones are handed over less often.
-AHEAD_CHUNK_BYTES = 2**20
-# The same for batches of which not even two fit: in the cache that the cores share.
-LARGE_CHUNK_BYTES = 2**22
+# Bytes of X that a chunk may hold: what stays in a core's second-level cache, beside
+# the rows it was copied from, while its batches are read twice, once for the logits and
+# once for the gradient.
+CHUNK_BYTES = {"cpu": 2**18, "cuda": 2**26}
 # Batches that a chunk may hold where their updates are recorded as one CUDA graph: so
 # many that its launch costs nothing, so few that it is soon recorded.
 CHUNK_BATCHES = {"cuda": 512}
-# Copies into larger chunks are cut into tasks of so many bytes, which threads share.
+# Of more bytes of X, which are in no cache, threads take turns, ...
+TURNS_BYTES = 2**25
+# ... in larger chunks: to hand over a turn may take as long as to copy 500 KB.
+TURN_BYTES = 2**21
+# A batch with more bytes of X is shared by several threads. For less, a step would
+# wait longer for the other threads than it takes.
+SHARED_BYTES = 2**23
+# It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19
-# Of more bytes of X, what comes next is copied while other threads compute: it is not
-# in a cache, and takes longer than telling them.
-AHEAD_BYTES = 2**22
-# Chunks that have room at a time then: one that is computed with, one that is copied,
-# and one for the thread that would have to wait for the other.
-AHEAD_ROOMS = 3
 # Up to so many bytes of X are copied once with the column of ones that a buffer has: a
 # row is then copied by one call of memcpy. More would not stay in a core's cache.
 PADDED_BYTES = 2**20
@@ -78,25 +74,24 @@ class Copier:
 
     def copy(self, rows: slice | Array, block: Block) -> None:
         """Copy consecutive rows, or those of an index of shape (len(block),)."""
-        self.team.run(self.tasks(rows, block))
-
-    def tasks(self, rows: slice | Array, block: Block) -> list[Task]:
-        """The same as tasks, which threads may share."""
         targets = self._targets(block)
         if isinstance(rows, slice):
-            return [partial(self._copy, rows, targets)]
-        if not isinstance(block.X, np.ndarray) or block.X.nbytes <= AHEAD_CHUNK_BYTES:
-            return [partial(self._gather, rows, targets)]
+            for source, out in zip(self.arrays, targets, strict=True):
+                out[...] = source[rows]
+        else:
+            self._gather(rows, targets)
+
+    def share(self, index: Array, block: Block) -> None:
+        """The same by all threads of the team."""
+        targets = self._targets(block)
         step = -(-len(block) // -(-block.X.nbytes // TASK_BYTES))
         pieces = [slice(i, i + step) for i in range(0, len(block), step)]
-        return [
-            partial(self._gather, rows[piece], [out[piece] for out in targets])
-            for piece in pieces
-        ]
-
-    def _copy(self, rows: slice, targets: list[Array]) -> None:
-        for source, out in zip(self.arrays, targets, strict=True):
-            out[...] = source[rows]
+        self.team.run(
+            [
+                partial(self._gather, index[piece], [out[piece] for out in targets])
+                for piece in pieces
+            ]
+        )
 
     def _gather(self, index: Array, targets: list[Array]) -> None:
         for source, out in zip(self.arrays, targets, strict=True):
@@ -164,9 +159,7 @@ def _tensors(block: Block) -> list[Tensor]:
     return [as_tensor(array) for array in arrays]
 
 
-# The batches of a chunk, each ready when it is reached, and the span of all.
-Visit = tuple[Iterable[Block], Block]
-Visits = Callable[[int], Iterator[Visit]]  # those of an epoch with a seed
+Visits = Callable[[int], Iterator[tuple[Chunk, int]]]  # those of an epoch with a seed
 
 
 class Batches:
@@ -189,6 +182,14 @@ class Batches:
     epochs : int, default=1
         How many there will be at most: before each but the first its order is drawn
         ahead, where that pays.
+
+    Attributes
+    ----------
+    shared : bool
+        Whether a batch is so large that threads share its gradient.
+    record : Block or None
+        On the host, of batches that are not shared: targets, weights and logits of all
+        rows in the order in which an epoch has visited them.
     """
 
     def __init__(
@@ -215,15 +216,18 @@ class Batches:
         self.in_pieces = rows.transfer is not None and batch_size == n_rows
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
+        self.shared = self.in_pieces or self.batch_bytes > SHARED_BYTES
         self._epochs_left = epochs
         self._drawn: tuple[int, Begun, list[Tensor]] | None = None
-        # Whether another thread copies what comes next. Larger batches, whose gradient
-        # threads share, are copied by all of them.
-        many = rows.X.nbytes > AHEAD_BYTES and self.batch_bytes <= LARGE_CHUNK_BYTES
-        self.may_be_ahead = many and self.device.type == "cpu"
-        self.ahead = self.may_be_ahead and team.size > 1
+        on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
+        self._many = on_host and rows.X.nbytes > TURNS_BYTES and not self.shared
+        self.n_threads = team.size if self._many else 1
         self.rooms, self._visits = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
+        self.record: Block | None = None
+        if on_host and not self.shared:
+            whole = len(self._starts) == 1
+            self.record = self.rooms[0].full.span if whole else record_block(rows)
 
     def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Visits]:
         """Choose where batches lie and how they come there."""
@@ -238,19 +242,18 @@ class Batches:
             self._lanes = [lane(fit_intercept=fit_intercept) for _ in range(2)]
             return [lane.room for lane in self._lanes], self._streamed
         small = fitting > 1 and not self.in_pieces
-        if in_order and not small:  # read where they are
-            return [Room(view_block(rows), batch_size, n_rows)], self._read_ahead
+        # Where threads take turns, each copies what it will read twice into its cache.
+        if in_order and not small and self.n_threads == 1:
+            return [Room(view_block(rows), batch_size, n_rows)], self._kept
         # Copied into a buffer: small batches many at a time. For others sums of so many
         # rows cost more than what a column of ones saves.
-        if not small:
-            fitting = max(LARGE_CHUNK_BYTES // self.batch_bytes, 1)
-        elif self.may_be_ahead:  # or is: no sum may depend on the number of threads
-            fitting = max(AHEAD_CHUNK_BYTES // self.batch_bytes, fitting)
-        capacity = min(fitting * batch_size, n_rows)
+        if self._many:
+            fitting = max(fitting, TURN_BYTES // self.batch_bytes)
+        capacity = min(max(fitting, 1) * batch_size, n_rows)
         allocate = partial(
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
-        n_rooms = AHEAD_ROOMS if self.ahead else 1
+        n_rooms = min(self.n_threads, -(-n_rows // capacity))
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
         # NumPy copies rows into a buffer with gaps by way of another buffer.
         on_host = isinstance(rooms[0].full.span.X, np.ndarray)
@@ -260,68 +263,73 @@ class Batches:
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self.copier.copy(slice(None), rooms[0].full.span)
             return rooms, self._kept
-        return rooms, self._copied_ahead if self.ahead else self._copied
+        return rooms, self._copied
 
-    def __iter__(self) -> Iterator[Visit]:
-        seed = self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
-        yield from self._visits(seed)
-
-    def _kept(self, seed: int) -> Iterator[Visit]:
-        full = self.rooms[0].full
-        yield full.batches, full.span
-
-    def _read_ahead(self, seed: int) -> Iterator[Visit]:
-        """Batches where they lie in memory, each in the cache when it is reached."""
-        full = self.rooms[0].full
-        batches, span = full.batches, full.span
-        ahead = [partial(read, block.X) for block in batches[1:]]
-        if not isinstance(span.X, np.ndarray):
-            ahead = []  # a device would read X twice
-        yield self.copier.team.ahead(batches, ahead), span
-
-    def _copied(self, seed: int) -> Iterator[Visit]:
-        order = self._permutation(seed) if self.shuffle else None
-        for start in self._starts:
-            chunk = self._chunk(self.rooms[0], start)
-            self.copier.copy(self._rows(order, start), chunk.span)
+    def __iter__(self) -> Iterator[tuple[list[Block], Block]]:
+        """Batches, chunk by chunk, each with the span of its rows."""
+        for chunk, start in self._visits(self._next_seed()):
             yield chunk.batches, chunk.span
+            self._note(chunk, start)
 
-    def _copied_ahead(self, seed: int) -> Iterator[Visit]:
-        """The same, while another thread copies what comes next."""
-        order = self._permutation(seed) if self.shuffle else None
-        pending: deque[tuple[Chunk, Begun]] = deque()
-        places = zip(cycle(self.rooms), self._starts, strict=False)
-        ended = False
+    def each(self, act: Callable[[list[Block]], None]) -> None:
+        """Do something with the batches of each chunk of an epoch, in their order.
 
-        def begin(n_copies: int) -> None:
-            for room, start in islice(places, n_copies):
-                chunk = self._chunk(room, start)
-                tasks = self.copier.tasks(self._rows(order, start), chunk.span)
-                pending.append((chunk, self.copier.team.begin(tasks, helpers=1)))
+        Of large data several threads do so in turn: the one whose core has the rows.
+        """
+        if self.n_threads == 1:
+            for batches, _ in self:
+                act(batches)
+            return
+        order = self._order(self._next_seed())
+        prepare = [partial(self._copy, order, room) for room in self.rooms]
+
+        def visit(start: int, chunk: Chunk) -> None:
+            act(chunk.batches)
+            self._note(chunk, start)
 
         try:
-            begin(len(self.rooms) - 1)
             self._draw_ahead()
-            while pending:
-                begin(1)
-                chunk, copy = pending[0]
-                copy.help()
-                if len(pending) > 1 and not copy.is_done:
-                    pending[1][1].help()  # rather than wait
-                copy()
-                pending.popleft()
-                yield chunk.batches, chunk.span
-            ended = True
-        finally:
+            self.copier.team.in_turn(self._starts, prepare, visit)
+        except BaseException:
             # Whoever stops early finds no thread at work: an interpreter that exits
             # while one is in torch aborts.
-            for _, copy in pending:
-                copy.stop()
-            if not ended and self._drawn is not None:
+            if self._drawn is not None:
                 (_, drawing, _), self._drawn = self._drawn, None
                 drawing.stop()
+            raise
 
-    def _streamed(self, seed: int) -> Iterator[Visit]:
+    def _next_seed(self) -> int:
+        return self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
+
+    def _note(self, chunk: Chunk, start: int) -> None:
+        """Keep what the loss of a chunk depends on, until the epoch ends."""
+        span, record = chunk.span, self.record
+        if record is None or len(self._starts) == 1:  # which is the span
+            return
+        rows = slice(start, start + len(span))
+        record.y[rows], record.z[rows] = span.y, span.z
+        if record.weight is not None:
+            record.weight[rows] = span.weight
+
+    def _kept(self, seed: int) -> Iterator[tuple[Chunk, int]]:
+        yield self.rooms[0].full, 0
+
+    def _copied(self, seed: int) -> Iterator[tuple[Chunk, int]]:
+        order = self._order(seed)
+        for start in self._starts:
+            yield self._copy(order, self.rooms[0], start), start
+
+    def _copy(self, order: Array | None, room: Room, start: int) -> Chunk:
+        """Copy a chunk into a room."""
+        chunk = self._chunk(room, start)
+        rows = self._rows(order, start)
+        if self.shared and isinstance(chunk.span.X, np.ndarray):
+            self.copier.share(rows, chunk.span)
+        else:
+            self.copier.copy(rows, chunk.span)
+        return chunk
+
+    def _streamed(self, seed: int) -> Iterator[tuple[Chunk, int]]:
         order = None
         if self.shuffle:
             order = as_array(self.stream.permutation(self.n_rows, seed))
@@ -337,8 +345,7 @@ class Batches:
         assert self.transfer is not None
         arrived = self.transfer.run(self._lanes, map(collect, self._starts))
         for start, lane in zip(self._starts, arrived, strict=True):
-            chunk = self._chunk(lane.room, start)
-            yield chunk.batches, chunk.span
+            yield self._chunk(lane.room, start), start
 
     def _rows(self, order: Array | None, start: int) -> slice | Array:
         """The rows of a chunk: consecutive ones, or those that the order names."""
@@ -349,7 +356,10 @@ class Batches:
         whole = start + self._starts.step <= self.n_rows
         return room.full if whole else room.last
 
-    def _permutation(self, seed: int) -> Array:
+    def _order(self, seed: int) -> Array | None:
+        """The rows in the order of an epoch; None if that is their own."""
+        if not self.shuffle:
+            return None
         order = None
         if self._drawn is not None:
             (drawn_seed, drawing, found), self._drawn = self._drawn, None
@@ -363,7 +373,7 @@ class Batches:
 
     def _draw_ahead(self) -> None:
         """Let another thread draw the order of the next epoch, if there is one."""
-        if not (self.ahead and self.shuffle and self._epochs_left > 0):
+        if not self.shuffle or self._epochs_left <= 0:
             return
         seed, found = self.stream.next_seed(), []
 
@@ -374,8 +384,3 @@ class Batches:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_drawn": None}  # threads cannot be copied
-
-
-def read(X: Array) -> None:
-    """Bring an array from memory into the cache."""
-    X.max()

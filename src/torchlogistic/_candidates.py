@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from ._arrays import SERIAL_ENTRIES, Array, as_array, as_tensor, namespace, send
@@ -82,9 +83,17 @@ class CandidateLoss:
         """Logits of each candidate on an axis of their own, if it has several."""
         return z if self._shape[1] == 1 else z.reshape(*z.shape[:-1], *self._shape)
 
+    @staticmethod
+    def few_rows(z: Array) -> int:
+        return 0  # which ``write_mean`` tells by all logits
+
     def write_mean(self, block: Logits) -> None:
         if self._shape[1] == 1:
-            self.loss.write_mean(block)
+            few = self.loss.few_rows(block.z)
+            if few and block.z.size <= few:
+                expit(block.z, block.r)
+            else:
+                self.loss.mean(block.logits, block.residual)
         elif isinstance(block.z, np.ndarray):
             write_softmax(self._apart(block.z), self._apart(block.r))
         else:

@@ -34,6 +34,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +42,9 @@ from ._arrays import Array, as_array, namespace
 
 FEW_CLASSES = 8
 FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
+# The same of SciPy's sigmoid. While X passes through the cache, nothing of torch stays
+# there: its next call is for 20 microseconds a matter of memory.
+SIGMOID_ROWS = 4096
 LARGE = 80.0  # exponentials of larger logits, or their sums, may overflow in float32
 
 
@@ -89,7 +93,15 @@ class BinaryCrossEntropy:
 
     def write_mean(self, block: Logits) -> None:
         """The mean at the logits of a block, into its residual."""
-        torch.sigmoid(block.logits, out=block.residual)
+        if block.z.shape[-1] <= self.few_rows(block.z):
+            expit(block.z, block.r)
+        else:
+            torch.sigmoid(block.logits, out=block.residual)
+
+    @staticmethod
+    def few_rows(z: Array) -> int:
+        """Of how many rows SciPy has the mean first: ``expit(z, out)``."""
+        return SIGMOID_ROWS if isinstance(z, np.ndarray) else 0
 
     def sum_of_few(self, z: np.ndarray, y: np.ndarray, weight: Array | None) -> float:
         """The sum of the weighted values, of rows on the CPU.
@@ -161,6 +173,10 @@ class CategoricalCrossEntropy:
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         return softmax(z, out)
+
+    @staticmethod
+    def few_rows(z: Array) -> int:
+        return 0
 
     def write_mean(self, block: Logits) -> None:
         # From a tensor to its array takes as long as the softmax of a small batch.

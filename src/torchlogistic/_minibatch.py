@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._batches import Batches, Visit
+from ._batches import Batches
 from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
 from ._inplace import InPlaceStep, Listener
@@ -21,10 +21,6 @@ from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._steps import make_step
 from ._threads import Team
-
-# A batch with more bytes of X is shared by several threads. For less, a step would
-# wait longer for the other threads than it takes.
-SHARED_BYTES = 2**23
 
 
 class MiniBatch:
@@ -53,8 +49,8 @@ class MiniBatch:
         self.objective = objective
         self.batches = batches
         self.coef = coef
-        self.shared = batches.in_pieces or batches.batch_bytes > SHARED_BYTES
         self.pieces = PieceGradient(objective, team)
+        self.shared = batches.shared
         make_gradient = self._share_gradient if self.shared else objective.make_gradient
         self.step = make_step(objective, coef, optimizer, make_gradient)
         # Whether each gradient adds the loss of its batch. Of several gradients of a
@@ -91,13 +87,21 @@ class MiniBatch:
         for batches, _ in self._chunks():
             yield from batches
 
-    def _chunks(self) -> Iterator[Visit]:
-        """The batches of one epoch, chunk by chunk; adds up their losses after each."""
+    def _chunks(self) -> Iterator[tuple[list[Block], Block]]:
+        """The batches of one epoch, chunk by chunk; adds up their losses."""
         self._loss_sum = None
+        by_chunk = self.batches.record is None and not self._adds_losses
         for batches, span in self.batches:
             yield batches, span
-            if not self._adds_losses:
+            if by_chunk:
                 self._add_loss(self.objective.epoch_loss(span, self.pieces.each))
+        self._add_recorded()
+
+    def _add_recorded(self) -> None:
+        """All losses of an epoch at once, where its logits were kept."""
+        if self.batches.record is not None:
+            record, each = self.batches.record, self.pieces.each
+            self._loss_sum = self.objective.epoch_loss(record, each)
 
     def _share_gradient(
         self, coef: Coefficients, like: Block
@@ -120,11 +124,18 @@ class MiniBatch:
     def epoch(self) -> None:
         """One pass over the data, with nobody listening to its batches."""
         self.refresh()
-        for batches, span in self._chunks():
-            if self.graphs is not None:
-                self.graphs.run(batches)
-            else:
-                update = self.step.make_update(span)
-                for batch in batches:
-                    update(batch)
+        update = self.step.make_update(self.batches.rooms[0].full.span)
+
+        def train(batches: list[Block]) -> None:
+            for batch in batches:
+                update(batch)
+
+        in_turn = isinstance(self.step, InPlaceStep) and self.graphs is None
+        if in_turn and self.batches.record is not None:
+            self.batches.each(train)
+            self._add_recorded()
+        else:
+            act = train if self.graphs is None else self.graphs.run
+            for batches, _ in self._chunks():
+                act(batches)
         self.step.commit()

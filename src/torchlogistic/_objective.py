@@ -55,6 +55,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from ._arrays import (
@@ -229,27 +230,33 @@ class Objective:
         batches looked up once.
         """
         arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
-        values, has_l2, add_l2 = arrays.values, self.has_l2, self.add_l2
+        values, has_l2, add_product = arrays.values, self.has_l2, coef.xp.add_product
+        few_rows = self.loss.few_rows(like.z)
         has_ones = like.X.shape[-1] == coef.length
         sums_residuals = coef.fit_intercept and not has_ones
         target = arrays.gradient if has_ones else arrays.weight_gradient
+        penalty = arrays.weight_gradient, arrays.weight, self.l2_factor
+        room = arrays.weight_scratch
 
         def write_gradient(block: Block) -> None:
-            r, weight, gradient = block.r, block.weight, target
+            z, r, weight, gradient = block.z, block.r, block.weight, target
             if has_ones:
-                product(block.X, values, block.z)
+                product(block.X, values, z)
             else:
                 self.logits(block, coef)
-            write_mean(block)
+            if len(z) <= few_rows:
+                expit(z, r)
+            else:
+                write_mean(block)
             r -= block.y
             if weight is not None:
                 r *= weight
             product(block.Xt, r, gradient)
             gradient *= block.scale
             if sums_residuals:
-                arrays.intercept_gradient[...] = r.sum(0) * block.scale
+                arrays.intercept_gradient[...] = coef.xp.total(r) * block.scale
             if has_l2:
-                add_l2(coef)
+                add_product(*penalty, room)
 
         return write_gradient
 

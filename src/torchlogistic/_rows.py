@@ -179,6 +179,12 @@ def buffer_block(
     return make_block(as_array(X), as_array(y), weight, logits, residual, n_features)
 
 
+def record_block(rows: Rows) -> Block:
+    """Room for the targets, weights and logits of all rows, without their X."""
+    columns = Rows(rows.X[:, :0], rows.y, rows.weight)
+    return buffer_block(columns, len(rows), fit_intercept=False)
+
+
 def view_block(rows: Rows) -> Block:
     """All rows as one block, without a copy of X and without a column of ones."""
     X, y, weight = rows.X, rows.y.to(rows.device), rows.weight

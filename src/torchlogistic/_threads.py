@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from _thread import start_new_thread
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import zip_longest
+from functools import partial
 from queue import SimpleQueue
+from threading import Condition
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 Task = Callable[[], None]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -71,17 +73,45 @@ class Team:
             inbox.put(begun.help)
         return begun
 
-    def ahead(self, items: Sequence[T], tasks: Sequence[Task]) -> Iterator[T]:
-        """Yield items, while another thread, if there is one, does a task for each.
+    def in_turn(
+        self,
+        items: Sequence[S],
+        prepare: Sequence[Callable[[S], T]],
+        act: Callable[[S, T], None],
+    ) -> None:
+        """Prepare items at the same time, and act on them in their order.
 
-        A task speeds up what will be done with the item after, and may fail or not be
-        done at all: it is not if the other thread has yet to begin an earlier one.
+        Each thread acts on what it has prepared, while others prepare what follows.
+        An exception in any thread is raised here, when all have ended.
+
+        Parameters
+        ----------
+        items : sequence
+        prepare : sequence of callable
+            For each thread that takes part one function, with memory of its own.
+        act : callable
+            Its arguments are an item and what was prepared of it.
         """
-        for item, task in zip_longest(items, tasks):
-            behind = any(inbox.qsize() for inbox in self._inboxes[:1])
-            if task is not None and not behind:
-                self.begin([task], helpers=1)
-            yield item
+        turns, numbered = Turns(), iter(enumerate(items))
+
+        def work(prepare: Callable[[S], T]) -> None:
+            try:
+                for number, item in numbered:
+                    prepared = prepare(item)
+                    if not turns.wait(number):
+                        return
+                    act(item, prepared)
+                    turns.pass_on()
+            except BaseException:
+                turns.stop()
+                raise
+
+        begun = self.begin([partial(work, one) for one in prepare])
+        try:
+            begun()
+        finally:  # an interrupt of the wait ends the others, too
+            turns.stop()
+            begun.stop()
 
     def _hire(self, n_threads: int) -> None:
         while len(self._inboxes) < n_threads:
@@ -99,6 +129,32 @@ class Team:
             inbox.put(None)
 
 
+class Turns:
+    """Whose turn it is of several threads."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._turn = 0
+        self._stopped = False
+
+    def wait(self, number: int) -> bool:
+        """Wait for a turn; returns False if there will be none."""
+        with self._changed:
+            while self._turn != number and not self._stopped:
+                self._changed.wait()
+        return not self._stopped
+
+    def pass_on(self) -> None:
+        with self._changed:
+            self._turn += 1
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
 class Begun:
     """Tasks that several threads share; to call it completes them.
 
@@ -111,10 +167,6 @@ class Begun:
         self._todo = deque(tasks)
         self._done = SimpleQueue[BaseException | None]()
         self._n_heard = 0  # of how many endings a call has taken note
-
-    @property
-    def is_done(self) -> bool:
-        return self._n_heard + self._done.qsize() == self._n_tasks
 
     def help(self) -> None:
         """Run the tasks that no thread has taken."""
