@@ -115,7 +115,7 @@ class NumpyNamespace:
     @staticmethod
     def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
         """``total += factor * array``, with room for the product."""
-        np.multiply(array, factor, out=room)
+        np.multiply(array, factor, room)
         total += room
 
     @staticmethod

@@ -63,8 +63,10 @@ class Copier:
     def add_ones(self) -> None:
         """Copy from rows with a column of ones, which have no gaps in a buffer."""
         X = self.arrays[0]
-        self.arrays[0] = np.ones((len(X), X.shape[1] + 1), dtype=X.dtype)
-        self.arrays[0][:, :-1] = X
+        padded = np.empty((len(X), X.shape[1] + 1), dtype=X.dtype)
+        padded[:, :-1] = X
+        padded[:, -1] = 1
+        self.arrays[0] = padded
 
     def _targets(self, block: Block) -> list[Array]:
         targets = [block.X[:, : self.arrays[0].shape[1]], block.y]
