@@ -92,7 +92,8 @@ def test_a_turn_that_fails_is_the_last(failing, when, own, exception):
     with pytest.raises(exception):
         team.in_turn(range(50), [lambda item: fail("prepare", item)] * 2, act)
     assert done == list(range(len(done)))
-    assert failing <= len(done) < 50
+    # Items may be prepared while nobody has acted on the one before.
+    assert failing - (when == "prepare") <= len(done) < 50
     team.run([partial(done.append, -1)] * 2)  # the team goes on
     assert done.count(-1) == 2
 
