@@ -222,8 +222,8 @@ class Batches:
         self._epochs_left = epochs
         self._drawn: tuple[int, Begun, list[Tensor]] | None = None
         on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
-        self._many = on_host and rows.X.nbytes > TURNS_BYTES and not self.shared
-        self.n_threads = team.size if self._many else 1
+        many = on_host and rows.X.nbytes > TURNS_BYTES and not self.shared
+        self.n_threads = team.size if many else 1
         self.rooms, self._visits = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
         self.record: Block | None = None
@@ -249,7 +249,7 @@ class Batches:
             return [Room(view_block(rows), batch_size, n_rows)], self._kept
         # Copied into a buffer: small batches many at a time. For others sums of so many
         # rows cost more than what a column of ones saves.
-        if self._many:
+        if self.n_threads > 1:
             fitting = max(fitting, TURN_BYTES // self.batch_bytes)
         capacity = min(max(fitting, 1) * batch_size, n_rows)
         allocate = partial(
