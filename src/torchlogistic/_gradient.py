@@ -44,9 +44,9 @@ class Group(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over rows: of the loss and of its gradient."""
+    """Sums over rows: of the gradient of the loss and, by a kernel, of the loss."""
 
-    loss: Tensor  # ()
+    loss: Tensor | None  # ()
     weight: Array  # of the shape of the weight
     intercept: Array  # of the shape of the intercept
 
@@ -87,9 +87,11 @@ class PieceGradient:
             self.objective.add_l2(coef)
         if coef.fit_intercept:
             arrays.intercept_gradient[...] = intercept * block.scale
-        if len(sums) == 1:
-            return sums[0].loss
-        return torch.stack([part.loss for part in sums]).sum()
+        losses = [part.loss for part in sums if part.loss is not None]
+        if len(losses) < len(sums):
+            # After all rows of X: calls that follow each other find what they need.
+            return self.objective.loss_sum(block, self.each)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def each(self, function: Callable[[S], T], items: list[S]) -> list[T]:
         """Results of a function for each item, computed by the team."""
@@ -114,10 +116,8 @@ class PieceGradient:
                 weight = coef.xp.widened(product)
             else:
                 weight += product
-        # Vectors at once for all pieces, since each call has its price.
-        loss = objective.loss_sum(group.rows)
-        intercept = coef.xp.sum(group.rows.r, wide)
-        return Sums(loss, weight, intercept)
+        # At once for all pieces, since each call has its price.
+        return Sums(None, weight, coef.xp.sum(group.rows.r, wide))
 
     def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
         total: Any = None

@@ -235,8 +235,8 @@ class Objective:
         has_ones = like.X.shape[-1] == coef.length
         sums_residuals = coef.fit_intercept and not has_ones
         target = arrays.gradient if has_ones else arrays.weight_gradient
-        penalty = arrays.weight_gradient, arrays.weight, self.l2_factor
-        room = arrays.weight_scratch
+        l2 = coef.xp.number(self.l2_factor, arrays.values)
+        penalty = arrays.weight_gradient, arrays.weight, l2, arrays.weight_scratch
 
         def write_gradient(block: Block) -> None:
             z, r, weight, gradient = block.z, block.r, block.weight, target
@@ -256,7 +256,7 @@ class Objective:
             if sums_residuals:
                 arrays.intercept_gradient[...] = coef.xp.total(r) * block.scale
             if has_l2:
-                add_product(*penalty, room)
+                add_product(*penalty)
 
         return write_gradient
 
