@@ -182,7 +182,7 @@ def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):
 @pytest.mark.parametrize("own", [True, False], ids=["this thread", "the other"])
 def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for(own, monkeypatch):
     set_ways(monkeypatch, **WAYS["in turn"])
-    batches = make_batches(make_rows(200), 16, epochs=3)
+    batches = make_batches(make_rows(3200), 16, epochs=3)
     gather, main, ended = Copier._gather, [], []
 
     def fail(self, index, targets):
@@ -205,9 +205,11 @@ def test_a_copy_that_fails_or_is_interrupted_is_not_waited_for(own, monkeypatch)
     assert batches._drawn is None  # no thread is left at work
 
 
-def test_all_rows_at_once_are_not_shuffled_but_draw_as_if():
+@pytest.mark.parametrize("by", ["iteration", "each"])
+@pytest.mark.usefixtures("every_way")
+def test_all_rows_at_once_are_not_shuffled_but_draw_as_if(by):
     batches = make_batches(make_rows(20), 20, seed=3)
-    assert visited(batches) == [list(range(20))]
+    assert visited(batches, by) == [list(range(20))]
     assert batches.stream.n_draws == 2
 
 

@@ -2,7 +2,9 @@
 
 import _thread
 import gc
+import itertools
 import sys
+import threading
 import time
 from functools import partial
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchlogistic import TorchLogisticClassifier, _batches
+from torchlogistic import TorchLogisticClassifier, _batches, _threads
 from torchlogistic._threads import Begun, Team
 
 
@@ -41,6 +43,65 @@ def test_an_exception_in_any_task_is_raised_when_all_have_ended(failing):
     assert done == [1 - failing]
     team.run([lambda: done.append(5)] * 2)
     assert done == [1 - failing, 5, 5]
+
+
+def interrupted(work, k):
+    """Whether an interrupt at the k-th instruction of ``_threads`` comes out of work.
+
+    None if there are not so many.
+    """
+    seen, found = [], []
+
+    def trace(frame, event, arg):
+        if frame.f_code.co_filename != _threads.__file__:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            seen.append(frame.f_lasti)
+            if len(seen) == k:
+                raise KeyboardInterrupt
+        return trace
+
+    def run():
+        sys.settrace(trace)
+        try:
+            work()
+            found.append(False)
+        except KeyboardInterrupt:
+            found.append(True)
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert found, f"hangs after an interrupt at instruction {k}"
+    return found[0] if len(seen) >= k else None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_interrupt_at_any_moment_ends_the_turns(size):
+    team, left = Team(size), []
+    team.run([partial(time.sleep, 0.001)] * size)  # the threads exist
+    for k in itertools.count(1):
+        done = []
+
+        def act(item, prepared, done=done):
+            assert not left
+            done.append(item)
+
+        turns = partial(team.in_turn, range(4), [lambda item: item] * size, act)
+        came_out = interrupted(turns, k)
+        left.append(k)  # a thread that still acted would fail, and say so later
+        time.sleep(0.0005)
+        left.clear()
+        assert done == list(range(len(done)))
+        if came_out is None:
+            break
+    assert k > 50
+    assert done == [0, 1, 2, 3]
+    team.run([partial(done.append, 4)] * 2)
+    assert done.count(4) == 2
 
 
 def test_a_team_keeps_to_the_limit_of_a_worker():
@@ -118,6 +179,25 @@ def test_a_task_that_nobody_has_begun_is_not_waited_for():
     for helpers in (0, 1):
         with pytest.raises(ZeroDivisionError, match="by zero"):
             team.begin([lambda: 1 // 0], helpers)()
+
+
+def test_who_comes_late_does_not_end_the_wait():
+    gate, ended = _thread.allocate_lock(), []
+    gate.acquire()
+    begun = Begun([gate.acquire])
+    helper = threading.Thread(target=begun.help)
+    helper.start()
+    wait_until(lambda: not begun._todo)
+    caller = threading.Thread(target=lambda: ended.append(begun()))
+    caller.start()
+    time.sleep(0.01)
+    begun.help()  # and finds nothing to do
+    time.sleep(0.01)
+    assert not ended
+    gate.release()
+    caller.join(timeout=30)
+    helper.join(timeout=30)
+    assert ended == [None]
 
 
 def test_what_is_stopped_has_ended():

@@ -165,7 +165,7 @@ Visits = Callable[[int], Iterator[tuple[Chunk, int]]]  # those of an epoch with 
 
 
 class Batches:
-    """Visit rows in mini-batches, one epoch each time it is iterated.
+    """Visit rows in mini-batches, an epoch at a time.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class Batches:
     validation : bool
         Whether a validation loader is iterated too; see :class:`RandomStream`.
     team : Team
-        Threads that copy rows.
+        Threads that copy rows, and train in turn on what they have copied.
     epochs : int, default=1
         How many there will be at most: before each but the first its order is drawn
         ahead, where that pays.
@@ -191,7 +191,8 @@ class Batches:
         Whether a batch is so large that threads share its gradient.
     record : Block or None
         On the host, of batches that are not shared: targets, weights and logits of all
-        rows in the order in which an epoch has visited them.
+        rows in the order in which an epoch has visited them. They take as much memory
+        as two or three columns of X for each logit.
     """
 
     def __init__(
@@ -216,6 +217,7 @@ class Batches:
         self.transfer = rows.transfer
         # A batch of all rows, which are on the host, passes through in pieces.
         self.in_pieces = rows.transfer is not None and batch_size == n_rows
+        self._in_order = batch_size == n_rows or not shuffle
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
         self.shared = self.in_pieces or self.batch_bytes > SHARED_BYTES
@@ -237,7 +239,7 @@ class Batches:
         fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
         fitting //= self.batch_bytes
         fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
-        in_order = batch_size == n_rows or not self.shuffle
+        in_order = self._in_order
         if rows.transfer is not None and not self.in_pieces:
             capacity = min(max(fitting, 1) * batch_size, n_rows)
             lane = partial(Lane, rows, capacity, batch_size)
@@ -268,7 +270,10 @@ class Batches:
         return rooms, self._copied
 
     def __iter__(self) -> Iterator[tuple[list[Block], Block]]:
-        """Batches, chunk by chunk, each with the span of its rows."""
+        """Batches of an epoch, chunk by chunk, each with the span of its rows.
+
+        All is done by this thread.
+        """
         for chunk, start in self._visits(self._next_seed()):
             yield chunk.batches, chunk.span
             self._note(chunk, start)
@@ -282,22 +287,23 @@ class Batches:
             for batches, _ in self:
                 act(batches)
             return
-        order = self._order(self._next_seed())
-        prepare = [partial(self._copy, order, room) for room in self.rooms]
+        seed = self._next_seed()
 
         def visit(start: int, chunk: Chunk) -> None:
             act(chunk.batches)
             self._note(chunk, start)
 
         try:
+            order = self._order(seed)
             self._draw_ahead()
+            prepare = [partial(self._copy, order, room) for room in self.rooms]
             self.copier.team.in_turn(self._starts, prepare, visit)
         except BaseException:
             # Whoever stops early finds no thread at work: an interpreter that exits
             # while one is in torch aborts.
             if self._drawn is not None:
-                (_, drawing, _), self._drawn = self._drawn, None
-                drawing.stop()
+                self._drawn[1].stop()
+                self._drawn = None
             raise
 
     def _next_seed(self) -> int:
@@ -360,12 +366,13 @@ class Batches:
 
     def _order(self, seed: int) -> Array | None:
         """The rows in the order of an epoch; None if that is their own."""
-        if not self.shuffle:
+        if self._in_order:
             return None
         order = None
         if self._drawn is not None:
-            (drawn_seed, drawing, found), self._drawn = self._drawn, None
+            drawn_seed, drawing, found = self._drawn
             drawing()  # the stream draws one at a time
+            self._drawn = None
             if drawn_seed == seed:
                 order = found[0]
         if order is None:
@@ -375,14 +382,16 @@ class Batches:
 
     def _draw_ahead(self) -> None:
         """Let another thread draw the order of the next epoch, if there is one."""
-        if not self.shuffle or self._epochs_left <= 0:
+        if self._in_order or self._epochs_left <= 0:
             return
         seed, found = self.stream.next_seed(), []
 
         def draw() -> None:
             found.append(self.stream.permutation(self.n_rows, seed))
 
-        self._drawn = seed, self.copier.team.begin([draw], helpers=1), found
+        drawing = Begun([draw])
+        self._drawn = seed, drawing, found
+        self.copier.team.ask(drawing, helpers=1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_drawn": None}  # threads cannot be copied

@@ -35,7 +35,7 @@ class MiniBatch:
         Over ``nn.Linear`` parameters that are views of ``coef.values``; its parameter
         group is read anew each epoch, so that schedulers work on it.
     team : Team
-        Threads that share the work on a large batch.
+        Threads that share the work on a large batch, or take turns with smaller ones.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class MiniBatch:
 
     def epoch(self) -> None:
         """One pass over the data, with nobody listening to its batches."""
+        self._loss_sum = None
         self.refresh()
         update = self.step.make_update(self.batches.rooms[0].full.span)
 

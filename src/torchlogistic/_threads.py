@@ -1,10 +1,14 @@
-"""A team of threads that share the work of one step.
+"""A team of threads that share the work of one step, or take turns with steps.
 
 Work that takes longer than handing it over, some 15 microseconds, is cut into tasks.
 NumPy and torch release Python's lock while they compute, so that the threads of a team
 run on different cores. A team waits without spinning: where other processes need the
 cores, it costs nothing but its share. torch's own threads spin, and a step of 10
 microseconds can then take milliseconds.
+
+An interrupt (Ctrl-C) reaches the main thread between any two of its instructions. What
+threads tell each other is therefore told by single calls of lists, deques and queues,
+which it finds done or not done: a lock could stay locked.
 """
 
 from __future__ import annotations
@@ -12,10 +16,8 @@ from __future__ import annotations
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from threading import Condition
 from typing import TypeVar
 
 import numpy as np
@@ -64,14 +66,16 @@ class Team:
             How many other threads to ask; by default as many as can have a task while
             this thread has one, too.
         """
-        if helpers is None:
-            helpers = len(tasks) - 1
-        helpers = min(self.size - 1, helpers)
         begun = Begun(tasks)
+        self.ask(begun, len(tasks) - 1 if helpers is None else helpers)
+        return begun
+
+    def ask(self, begun: Begun, helpers: int) -> None:
+        """Let so many of the other threads, if there are as many, run tasks."""
+        helpers = min(self.size - 1, helpers)
         self._hire(helpers)
         for inbox in self._inboxes[:helpers]:
             inbox.put(begun.help)
-        return begun
 
     def in_turn(
         self,
@@ -92,7 +96,7 @@ class Team:
         act : callable
             Its arguments are an item and what was prepared of it.
         """
-        turns, numbered = Turns(), iter(enumerate(items))
+        turns, numbered = Turns(len(prepare)), iter(enumerate(items))
 
         def work(prepare: Callable[[S], T]) -> None:
             try:
@@ -101,13 +105,14 @@ class Team:
                     if not turns.wait(number):
                         return
                     act(item, prepared)
-                    turns.pass_on()
+                    turns.pass_on(number)
             except BaseException:
                 turns.stop()
                 raise
 
-        begun = self.begin([partial(work, one) for one in prepare])
+        begun = Begun([partial(work, one) for one in prepare])
         try:
+            self.ask(begun, len(prepare) - 1)
             begun()
         finally:  # an interrupt of the wait ends the others, too
             turns.stop()
@@ -130,29 +135,31 @@ class Team:
 
 
 class Turns:
-    """Whose turn it is of several threads."""
+    """Whose turn it is of several threads, which have taken numbers in order.
 
-    def __init__(self) -> None:
-        self._changed = Condition()
-        self._turn = 0
+    As each has one number at a time, those that are waited for differ by less than the
+    number of threads, and each has a queue of its own.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._queues = [SimpleQueue[None]() for _ in range(n_threads)]
         self._stopped = False
+        self._queues[0].put(None)
 
     def wait(self, number: int) -> bool:
-        """Wait for a turn; returns False if there will be none."""
-        with self._changed:
-            while self._turn != number and not self._stopped:
-                self._changed.wait()
+        """Wait for the turn of a number; returns False if there will be none."""
+        self._queues[number % len(self._queues)].get()
         return not self._stopped
 
-    def pass_on(self) -> None:
-        with self._changed:
-            self._turn += 1
-            self._changed.notify_all()
+    def pass_on(self, number: int) -> None:
+        """Let the next number have its turn."""
+        self._queues[(number + 1) % len(self._queues)].put(None)
 
     def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        """Let nobody have a turn any more."""
+        self._stopped = True
+        for queue in self._queues:
+            queue.put(None)
 
 
 class Begun:
@@ -163,48 +170,61 @@ class Begun:
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
-        self._n_tasks = len(tasks)
         self._todo = deque(tasks)
-        self._done = SimpleQueue[BaseException | None]()
-        self._n_heard = 0  # of how many endings a call has taken note
+        # Of other threads: whenever one looks for a task, and what has come of it.
+        self._claims: list[None] = []
+        self._endings: list[BaseException | None] = []
+        self._bell = SimpleQueue[None]()  # rung after each ending
+        self._n_heard = 0  # endings of which a call has taken note
 
     def help(self) -> None:
-        """Run the tasks that no thread has taken."""
-        while True:
-            try:
-                task = self._todo.popleft()
-            except IndexError:
-                return
-            try:
-                task()
-            except BaseException as failure:
-                self._done.put(failure)
-            else:
-                self._done.put(None)
+        """Run the tasks that no thread has taken; for another thread."""
+        task: Task | None = _nothing
+        while task is not None:
+            self._claims.append(None)  # first: whoever waits does not overlook it
+            task = self._take()
+            self._endings.append(None if task is None else _failure_of(task))
+            self._bell.put(None)
 
     def stop(self) -> None:
         """Let nobody begin another task; wait for those that somebody has begun."""
-        with suppress(IndexError):
-            while True:
-                self._todo.popleft()
-                self._n_tasks -= 1
-        self._hear()
-
-    def _hear(self) -> list[BaseException]:
-        """Wait for all endings; returns the exceptions in those that were new."""
-        failures = []
-        while self._n_heard < self._n_tasks:
-            failure = self._done.get()
-            self._n_heard += 1
-            if failure is not None:
-                failures.append(failure)
-        return failures
+        self._todo.clear()
+        self._wait()
 
     def __call__(self) -> None:
-        self.help()
-        failures = self._hear()
-        if failures:
-            raise failures[0]
+        failures = []
+        while (task := self._take()) is not None:
+            failures.append(_failure_of(task))
+        self._wait()
+        failures += self._endings[self._n_heard :]
+        self._n_heard = len(self._endings)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    def _take(self) -> Task | None:
+        try:
+            return self._todo.popleft()
+        except IndexError:
+            return None
+
+    def _wait(self) -> None:
+        """Wait for what others have begun, when nothing is left to begin."""
+        while len(self._endings) < len(self._claims):  # which may grow meanwhile
+            self._bell.get()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _failure_of(task: Task) -> BaseException | None:
+    """Run a task; returns what it raises."""
+    try:
+        task()
+    except BaseException as failure:
+        return failure
+    return None
 
 
 def _work(inbox: SimpleQueue[Task | None]) -> None:
