@@ -106,16 +106,16 @@ class PieceGradient:
         return cast("list[T]", results)
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
-        objective, wide = self.objective, accumulator(coef.values)
-        weight, product = None, coef.xp.empty_like(coef.arrays.weight)
+        wide, product = accumulator(coef.values), coef.product
+        write_residual = self.objective.make_residual(coef, group.pieces[0])
+        weight, part = None, coef.xp.empty_like(coef.arrays.weight)
         for piece in on_device(group.pieces):
-            objective.logits(piece, coef)
-            objective.residual(piece)
-            coef.product(piece.Xt, piece.r, product)
+            write_residual(piece)
+            product(piece.Xt, piece.r, part)
             if weight is None:
-                weight = coef.xp.widened(product)
+                weight = coef.xp.widened(part)
             else:
-                weight += product
+                weight += part
         # At once for all pieces, since each call has its price.
         return Sums(None, weight, coef.xp.sum(group.rows.r, wide))
 

@@ -222,28 +222,24 @@ class Objective:
         """
         self.make_gradient(coef, block)(block)
 
-    def make_gradient(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
-        """The same as a function of blocks that have the columns of a given one.
+    # What follows gives functions of blocks that have the columns of a given one. Their
+    # calls cost more than what they compute, where a batch is small or X has driven all
+    # else out of the cache: no more of them than it takes, those of ``logits`` and
+    # ``residual`` written out, and what is the same for all blocks looked up once.
 
-        The calls of a small batch cost more than what they compute: no more of them
-        than it takes, those of self.residual written out, and what is the same for all
-        batches looked up once.
-        """
+    def make_residual(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
+        """A function that writes the logits and weighted residuals of a block."""
         arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
-        values, has_l2, add_product = arrays.values, self.has_l2, coef.xp.add_product
         few_rows = self.loss.few_rows(like.z)
-        has_ones = like.X.shape[-1] == coef.length
-        sums_residuals = coef.fit_intercept and not has_ones
-        target = arrays.gradient if has_ones else arrays.weight_gradient
-        l2 = coef.xp.number(self.l2_factor, arrays.values)
-        penalty = arrays.weight_gradient, arrays.weight, l2, arrays.weight_scratch
+        is_whole = like.X.shape[-1] == coef.length
+        values = arrays.values if is_whole else arrays.weight
+        intercept = None if is_whole else arrays.intercept
 
-        def write_gradient(block: Block) -> None:
-            z, r, weight, gradient = block.z, block.r, block.weight, target
-            if has_ones:
-                product(block.X, values, z)
-            else:
-                self.logits(block, coef)
+        def write_residual(block: Block) -> None:
+            z, r, weight = block.z, block.r, block.weight
+            product(block.X, values, z)
+            if intercept is not None:
+                z += intercept
             if len(z) <= few_rows:
                 expit(z, r)
             else:
@@ -251,12 +247,27 @@ class Objective:
             r -= block.y
             if weight is not None:
                 r *= weight
-            product(block.Xt, r, gradient)
+
+        return write_residual
+
+    def make_gradient(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
+        """The same with the gradient into the coefficients."""
+        arrays, product, xp = coef.arrays, coef.product, coef.xp
+        is_whole = like.X.shape[-1] == coef.length
+        target = arrays.gradient if is_whole else arrays.weight_gradient
+        write_residual, has_l2 = self.make_residual(coef, like), self.has_l2
+        l2 = xp.number(self.l2_factor, arrays.values)
+        penalty = arrays.weight_gradient, arrays.weight, l2, arrays.weight_scratch
+
+        def write_gradient(block: Block) -> None:
+            write_residual(block)
+            gradient = target
+            product(block.Xt, block.r, gradient)
             gradient *= block.scale
-            if sums_residuals:
-                arrays.intercept_gradient[...] = coef.xp.total(r) * block.scale
+            if not is_whole:
+                arrays.intercept_gradient[...] = xp.total(block.r) * block.scale
             if has_l2:
-                add_product(*penalty)
+                xp.add_product(*penalty)
 
         return write_gradient
 
