@@ -96,6 +96,7 @@ class InPlaceStep:
         self._read: list[Any] | None = None
         self._whole: Segment | None = None  # the segment of all coefficients
         self._cut_names: list[str] = []
+        self._made: Callable[[Block], None] | None = None  # the update, until a change
 
     def names(self, group: dict[str, Any]) -> list[str]:
         """Names of the tensors in the optimizer's state."""
@@ -160,6 +161,7 @@ class InPlaceStep:
         group = self.optimizer.param_groups[0]
         numbers = [value for key, value in group.items() if key != "params"]
         if numbers != self._read:
+            self._made = None
             self.read_numbers(group)
             self._names = self.names(group)
             self._read = numbers
@@ -178,6 +180,7 @@ class InPlaceStep:
             self._whole.n_steps = cast("int", n_steps[0])
             self.segments = [self._whole]
             return
+        self._made = None
         self.segments = self._cut(n_steps)
         self._whole = self.segments[0] if whole else None
         self._cut_names = self._names
@@ -268,8 +271,18 @@ class InPlaceStep:
     ) -> Callable[[Block], None]:
         """The same as a function of blocks that have the columns of a given one.
 
-        It holds until the next refresh.
+        It holds until the next refresh. Without a listener all blocks have the same
+        columns, and it is made anew only if that finds a change.
         """
+        if listener is not None:
+            return self._make_update(like, listener)
+        if self._made is None:
+            self._made = self._make_update(like, None)
+        return self._made
+
+    def _make_update(
+        self, like: Block, listener: Listener | None
+    ) -> Callable[[Block], None]:
         gradient = self.make_gradient(self.coef, like)
         adjust = self.adjust if self.follows_steps else None
         plain = not self.maximize and not self.l1
@@ -305,6 +318,9 @@ class InPlaceStep:
             # The gradient is used up.
             room = segment.weight_gradient
             shrink(segment.weight, self.reach(segment), room, self.xp)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": None}  # no function is copied or pickled
 
     def constants(self) -> Any:
         """What an update depends on besides the tensors and the varying numbers."""
