@@ -17,6 +17,13 @@ from torchlogistic import TorchLogisticClassifier, _batches, _threads
 from torchlogistic._threads import Begun, Team
 
 
+def begin(team, tasks, helpers=None):
+    """Tasks that other threads have been asked to run."""
+    begun = Begun(tasks)
+    team.ask(begun, len(tasks) - 1 if helpers is None else helpers)
+    return begun
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("n_tasks", [1, 2, 7])
 def test_all_tasks_are_done(size, n_tasks):
@@ -101,6 +108,7 @@ def test_an_interrupt_at_any_moment_ends_the_turns(size):
         assert done == list(range(len(done)))
         if came_out is None:
             break
+        assert came_out
     assert k > 50
     assert done == [0, 1, 2, 3]
     team.run([partial(done.append, 4)] * 2)
@@ -165,7 +173,7 @@ def test_a_turn_that_fails_is_the_last(failing, when, own, exception):
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_tasks_that_are_begun_are_completed_once_each(size):
     team, done = Team(size), []
-    complete = team.begin([partial(done.append, i) for i in range(20)])
+    complete = begin(team, [partial(done.append, i) for i in range(20)])
     complete()
     assert sorted(done) == list(range(20))
 
@@ -173,15 +181,15 @@ def test_tasks_that_are_begun_are_completed_once_each(size):
 def test_a_task_that_nobody_has_begun_is_not_waited_for():
     team, gate, done = Team(2), _thread.allocate_lock(), []
     gate.acquire()
-    busy = team.begin([gate.acquire], helpers=1)
+    busy = begin(team, [gate.acquire], helpers=1)
     wait_until(lambda: not team._inboxes[0].qsize())
-    team.begin([partial(done.append, i) for i in range(3)])()
+    begin(team, [partial(done.append, i) for i in range(3)])()
     assert done == [0, 1, 2]  # all by this thread, as the other is busy
     gate.release()
     busy()
     for helpers in (0, 1):
         with pytest.raises(ZeroDivisionError, match="by zero"):
-            team.begin([lambda: 1 // 0], helpers)()
+            begin(team, [lambda: 1 // 0], helpers)()
 
 
 def test_who_comes_late_does_not_end_the_wait():
@@ -211,7 +219,7 @@ def test_what_is_stopped_has_ended():
         done.append("begun")
         raise KeyboardInterrupt
 
-    begun = team.begin([work], helpers=1)
+    begun = begin(team, [work], helpers=1)
     wait_until(lambda: not begun._todo)
     begun.stop()
     assert done == ["begun"]
@@ -223,7 +231,7 @@ def test_what_is_stopped_has_ended():
 
 
 def test_a_call_may_follow_one_that_failed():
-    begun = Team(2).begin([lambda: 1 // 0, lambda: None], helpers=1)
+    begun = begin(Team(2), [lambda: 1 // 0, lambda: None], helpers=1)
     with pytest.raises(ZeroDivisionError):
         begun()
     begun()

@@ -97,9 +97,6 @@ class NumpyNamespace:
         """Sum over rows in a dtype."""
         return array.sum(0, dtype=np.float64 if dtype == torch.float64 else None)
 
-    # Sum over rows; the method of arrays goes through a function in Python.
-    total = staticmethod(np.add.reduce)
-
     @staticmethod
     def widened(array: Array) -> Array:
         """A copy in which sums over many rows add up."""
@@ -115,7 +112,7 @@ class NumpyNamespace:
     @staticmethod
     def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
         """``total += factor * array``, with room for the product."""
-        np.multiply(array, factor, room)
+        np.multiply(array, factor, out=room)
         total += room
 
     @staticmethod
@@ -178,10 +175,6 @@ class TorchNamespace:
     @staticmethod
     def sum(array: Array, dtype: torch.dtype) -> Array:
         return array.sum(0, dtype=dtype)
-
-    @staticmethod
-    def total(array: Array) -> Array:
-        return array.sum(0)
 
     @staticmethod
     def widened(array: Array) -> Array:

@@ -265,7 +265,7 @@ class Objective:
             product(block.Xt, block.r, gradient)
             gradient *= block.scale
             if not is_whole:
-                arrays.intercept_gradient[...] = xp.total(block.r) * block.scale
+                arrays.intercept_gradient[...] = block.r.sum(0) * block.scale
             if has_l2:
                 xp.add_product(*penalty)
 

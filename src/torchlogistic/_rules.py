@@ -57,11 +57,11 @@ class SGDStep(InPlaceStep):
 
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient
-        values = segment.values
+        values, room = segment.values, segment.scratch
         if self.decays:
             self.add_decay(segment)
         if self.has_momentum:
-            velocity, room = segment.state["momentum_buffer"], segment.scratch
+            velocity = segment.state["momentum_buffer"]
             if segment.n_steps == 1:  # the first gradient is not dampened
                 velocity[...] = direction
             else:
@@ -71,10 +71,7 @@ class SGDStep(InPlaceStep):
                 self.xp.add_product(direction, velocity, self.momentum, room)
             else:
                 gradient = velocity
-        if gradient is direction:
-            direction *= self.lr
-        else:
-            self.xp.multiply(gradient, self.lr, out=direction)
+        self.xp.multiply(gradient, self.lr, out=direction)
         values -= direction
 
     def reach(self, segment: Segment) -> Number:

@@ -51,24 +51,12 @@ class Team:
         the wait at once.
         """
         if self.size > 1 and len(tasks) > 1:
-            self.begin(tasks)()
+            begun = Begun(tasks)
+            self.ask(begun, len(tasks) - 1)
+            begun()
             return
         for task in tasks:  # an epoch of a small batch would notice the queues
             task()
-
-    def begin(self, tasks: Sequence[Task], helpers: int | None = None) -> Begun:
-        """Let the other threads run tasks; returns what completes or stops them.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-        helpers : int, optional
-            How many other threads to ask; by default as many as can have a task while
-            this thread has one, too.
-        """
-        begun = Begun(tasks)
-        self.ask(begun, len(tasks) - 1 if helpers is None else helpers)
-        return begun
 
     def ask(self, begun: Begun, helpers: int) -> None:
         """Let so many of the other threads, if there are as many, run tasks."""
@@ -179,12 +167,13 @@ class Begun:
 
     def help(self) -> None:
         """Run the tasks that no thread has taken; for another thread."""
-        task: Task | None = _nothing
-        while task is not None:
+        while True:
             self._claims.append(None)  # first: whoever waits does not overlook it
             task = self._take()
             self._endings.append(None if task is None else _failure_of(task))
             self._bell.put(None)
+            if task is None:
+                return
 
     def stop(self) -> None:
         """Let nobody begin another task; wait for those that somebody has begun."""
@@ -212,10 +201,6 @@ class Begun:
         """Wait for what others have begun, when nothing is left to begin."""
         while len(self._endings) < len(self._claims):  # which may grow meanwhile
             self._bell.get()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _failure_of(task: Task) -> BaseException | None:
