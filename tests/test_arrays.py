@@ -11,6 +11,7 @@ from torchlogistic._arrays import (
     as_array,
     as_tensor,
     namespace,
+    serial_product,
     solve_definite,
 )
 
@@ -45,6 +46,39 @@ def test_product(n_axes):
     ours, theirs = both(lambda xp: xp.product(n_axes), a, b, shape=(a @ b).shape)
     np.testing.assert_allclose(ours, a @ b)
     np.testing.assert_allclose(theirs, a @ b)
+
+
+@pytest.mark.parametrize("n_axes", PRODUCTS)
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (1, 40), (40, 1), (3, 3)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_products_are_cut_into_slices(n_axes, shape, transposed, monkeypatch):
+    monkeypatch.setattr(_arrays, "SERIAL_VECTOR", 30)
+    monkeypatch.setattr(_arrays, "SERIAL_COLUMNS", 30)
+    sizes = []
+
+    def note(product, limit, a, b, out):
+        def noted(a, b, out):
+            flags = a.reshape(-1, *a.shape[-2:])[0].flags
+            assert flags.c_contiguous or flags.f_contiguous
+            sizes.append(a.shape[-2] * a.shape[-1] * max(n_columns, 1))
+            product(a, b, out)
+
+        serial_product(noted, limit, a, b, out)
+
+    monkeypatch.setattr(_arrays, "serial_product", note)
+    rng = np.random.default_rng(0)
+    n_columns, stack = {1: (0, ()), 2: (2, ()), 3: (2, (5,))}[n_axes]
+    columns = (n_columns,) * (n_axes > 1)
+    a = rng.normal(size=(*stack, *shape))
+    a = a.swapaxes(-1, -2) if transposed else a
+    b = rng.normal(size=(*stack, a.shape[-1], *columns))
+    out = np.empty((*stack, a.shape[-2], *columns))
+    size = shape[0] * shape[1] * max(n_columns, 1)
+    NumpyNamespace.product(n_axes, size)(a, b, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
+    assert sum(sizes) == size * (size > 30)
+    # At least one row of X in each, however long.
+    assert max(sizes, default=0) <= max(30, shape[1] * max(n_columns, 1))
 
 
 @pytest.mark.parametrize("name", ["gram", "serial_gram"])

@@ -66,6 +66,7 @@ WAYS = {
     "a batch a chunk": {"CHUNK_BYTES": 1},
     "in turn": {"CHUNK_BYTES": SOME, "TURNS_BYTES": 1, "TURN_BYTES": SOME},
     "in turn, larger": {"CHUNK_BYTES": 1, "TURNS_BYTES": 1, "TURN_BYTES": 2 * SOME},
+    "in turn, a batch each": {"CHUNK_BYTES": 1, "TURNS_BYTES": 1, "TURN_BYTES": 1},
     "shared": {"CHUNK_BYTES": 1, "SHARED_BYTES": 1},
 }
 

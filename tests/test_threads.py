@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from torchlogistic import TorchLogisticClassifier, _batches, _threads
 from torchlogistic._threads import Begun, Team
@@ -268,7 +269,7 @@ def test_floating_point_errors_are_quiet_in_every_thread():
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("batch_size", [64, 700, 20_000])
+@pytest.mark.parametrize("batch_size", [64, 700, 5000, 20_000])
 def test_large_data_give_the_same_with_any_number_of_threads(
     batch_size, shuffle, monkeypatch
 ):
@@ -288,3 +289,21 @@ def test_large_data_give_the_same_with_any_number_of_threads(
         )
         coefs.append(clf.fit(X, y).coef_.tolist())
     assert coefs[0] == coefs[1] == coefs[2]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n_rows", [10_000, 80_000])
+def test_steps_on_large_batches_wake_no_threads_of_blas(n_rows, n_classes, shuffle):
+    """Beside threads that take turns, they would double the time of an epoch."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_rows, 110)).astype(np.float32)
+    y = np.digitize(X[:, 0] + rng.normal(size=len(X)), [-0.5, 0.5][: n_classes - 1])
+    coefs = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="blas"):
+            clf = TorchLogisticClassifier(
+                batch_size=5000, shuffle=shuffle, epochs=2, random_state=0, device="cpu"
+            )
+            coefs.append(clf.fit(X, y).coef_.tolist())
+    assert coefs[0] == coefs[1]

@@ -13,6 +13,8 @@ mean the same for both kinds of arrays, and with the functions of the namespaces
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,10 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 # Multiplications that a product of NumPy's BLAS takes before it wakes other threads,
 # which then spin for a tenth of a second and keep what follows from a core.
 SERIAL_PRODUCT = 2**18
+# What OpenBLAS, which comes with NumPy's wheels, takes for the product of a matrix with
+# few columns, and with a vector.
+SERIAL_COLUMNS = 2**19 - 1
+SERIAL_VECTOR = 4 * 115_200 - 1
 
 
 class NumpyNamespace:
@@ -68,9 +74,14 @@ class NumpyNamespace:
     empty_like = staticmethod(np.empty_like)
 
     @staticmethod
-    def product(n_axes: int) -> Any:
-        """The matrix product for arrays of coefficients with so many axes."""
-        return np.ndarray.dot if n_axes < 3 else np.matmul
+    def product(n_axes: int, size: int = 0) -> Any:
+        """The matrix product for arrays of coefficients with so many axes.
+
+        If it takes up to so many multiplications, in one thread.
+        """
+        product = np.ndarray.dot if n_axes < 3 else np.matmul
+        limit = SERIAL_VECTOR if n_axes == 1 else SERIAL_COLUMNS
+        return partial(serial_product, product, limit) if size > limit else product
 
     @staticmethod
     def number(value: Any, like: Array) -> Number:
@@ -131,6 +142,43 @@ class NumpyNamespace:
             out[...] = source.take(index, axis=0, mode="clip")
 
 
+def serial_product(
+    product: Callable[[Array, Array, Array], Any],
+    limit: int,
+    a: Array,
+    b: Array,
+    out: Array,
+) -> None:
+    """A product by slices that BLAS multiplies in one thread.
+
+    ``limit`` is how many multiplications it does so; ``b`` and ``out`` may be vectors.
+    """
+    n_rows, n_inner = a.shape[-2:]
+    size = n_rows * n_inner * (1 if b.ndim == 1 else b.shape[-1])
+    axis = -min(b.ndim, 2)  # of rows, in b and out
+    # Slices of consecutive numbers: BLAS takes others five times as long.
+    if n_rows > 1 and a.strides[-1] <= a.strides[-2]:
+        for rows in _slices(n_rows, size / limit):
+            product(a[..., rows, :], b, _along(out, rows, axis))
+        return
+    first, *others = _slices(n_inner, size / limit)
+    product(a[..., first], _along(b, first, axis), out)
+    for inner in others:
+        part = np.empty_like(out)
+        product(a[..., inner], _along(b, inner, axis), part)
+        out += part
+
+
+def _slices(length: int, least: float) -> list[slice]:
+    """At least so many slices of about the same length, if there is so much."""
+    step = max(int(length / least), 1)
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _along(array: Array, rows: slice, axis: int) -> Array:
+    return array[rows] if axis == -1 else array[..., rows, :]
+
+
 def _mv(a: Tensor, b: Tensor, out: Tensor) -> None:
     torch.mv(a, b, out=out)
 
@@ -157,7 +205,7 @@ class TorchNamespace:
     empty_like = staticmethod(torch.empty_like)
 
     @staticmethod
-    def product(n_axes: int) -> Any:
+    def product(n_axes: int, size: int = 0) -> Any:
         return {1: _mv, 2: _mm, 3: _bmm}[n_axes]
 
     @staticmethod

@@ -226,6 +226,8 @@ class Batches:
         on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
         many = on_host and rows.X.nbytes > TURNS_BYTES and not self.shared
         self.n_threads = team.size if many else 1
+        # Where threads take turns with batches that are views, they copy X here.
+        self._caches: list[Room] = []
         self.rooms, self._visits = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
         self.record: Block | None = None
@@ -246,19 +248,24 @@ class Batches:
             self._lanes = [lane(fit_intercept=fit_intercept) for _ in range(2)]
             return [lane.room for lane in self._lanes], self._streamed
         small = fitting > 1 and not self.in_pieces
-        # Where threads take turns, each copies what it will read twice into its cache.
-        if in_order and not small and self.n_threads == 1:
+        views = in_order and not small
+        if views and self.n_threads == 1:
             return [Room(view_block(rows), batch_size, n_rows)], self._kept
-        # Copied into a buffer: small batches many at a time. For others sums of so many
-        # rows cost more than what a column of ones saves.
         if self.n_threads > 1:
             fitting = max(fitting, TURN_BYTES // self.batch_bytes)
         capacity = min(max(fitting, 1) * batch_size, n_rows)
+        # For large batches sums of so many rows cost more than what a column of ones
+        # saves.
         allocate = partial(
             buffer_block, rows, capacity, fit_intercept=fit_intercept and small
         )
         n_rooms = min(self.n_threads, -(-n_rows // capacity))
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
+        # Threads that take turns copy what they read twice. Of a batch as long as this
+        # that is X alone.
+        if views and capacity == batch_size:
+            self._caches = rooms
+            return [Room(view_block(rows), batch_size, n_rows)], self._kept
         # NumPy copies rows into a buffer with gaps by way of another buffer.
         on_host = isinstance(rooms[0].full.span.X, np.ndarray)
         padded = small and fit_intercept and not in_order and on_host
@@ -288,6 +295,25 @@ class Batches:
                 act(batches)
             return
         seed = self._next_seed()
+        if self._caches:
+            self._move_each(act)
+        else:
+            self._copy_each(seed, act)
+
+    def _move_each(self, act: Callable[[list[Block]], None]) -> None:
+        """The same where batches are views of rows in their own order."""
+
+        def move(cache: Room, batch: Block) -> Block:
+            whole = len(batch) == self.batch_size
+            (buffer,) = (cache.full if whole else cache.last).batches
+            return batch.move(buffer)
+
+        prepare = [partial(move, cache) for cache in self._caches]
+        batches = self.rooms[0].full.batches
+        self.copier.team.in_turn(batches, prepare, lambda _, batch: act([batch]))
+
+    def _copy_each(self, seed: int, act: Callable[[list[Block]], None]) -> None:
+        """The same where all of a row is copied."""
 
         def visit(start: int, chunk: Chunk) -> None:
             act(chunk.batches)

@@ -125,7 +125,7 @@ class MiniBatch:
         """One pass over the data, with nobody listening to its batches."""
         self._loss_sum = None
         self.refresh()
-        update = self.step.make_update(self.batches.rooms[0].full.span)
+        update = self.step.make_update(self.batches.rooms[0].full.batches[0])
 
         def train(batches: list[Block]) -> None:
             for batch in batches:

@@ -107,6 +107,7 @@ class Coefficients:
             self.gradient, parts, axis
         )
         self.xp = namespace(values)
+        self.n_outputs = 1 if values.dim() == 1 else values.shape[-1]
         self.product = self.xp.product(values.dim())
         self.arrays = CoefficientArrays(
             *map(
@@ -126,6 +127,11 @@ class Coefficients:
     def __reduce__(self) -> tuple[Any, ...]:
         # Copied one by one, tensors and arrays would no longer share their memory.
         return partial(Coefficients, fit_intercept=self.fit_intercept), (self.values,)
+
+    def product_of(self, X: Array) -> Any:
+        """The product for such a matrix, or one of fewer rows, in one thread."""
+        size = X.shape[-2] * X.shape[-1] * self.n_outputs
+        return self.xp.product(self.values.dim(), size)
 
     def zero_frozen(self) -> None:
         """Set the gradient of frozen coefficients to zero."""
@@ -222,14 +228,15 @@ class Objective:
         """
         self.make_gradient(coef, block)(block)
 
-    # What follows gives functions of blocks that have the columns of a given one. Their
-    # calls cost more than what they compute, where a batch is small or X has driven all
-    # else out of the cache: no more of them than it takes, those of ``logits`` and
-    # ``residual`` written out, and what is the same for all blocks looked up once.
+    # What follows gives functions of blocks with the columns of a given one and no more
+    # rows. Where a batch is small, or X has driven all else out of the cache, a call
+    # costs more than what it computes: there are no more of them than it takes, those
+    # of ``logits`` and ``residual`` written out, and what is the same looked up once.
 
     def make_residual(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
         """A function that writes the logits and weighted residuals of a block."""
-        arrays, product, write_mean = coef.arrays, coef.product, self.loss.write_mean
+        arrays, write_mean = coef.arrays, self.loss.write_mean
+        product = coef.product_of(like.X)
         few_rows = self.loss.few_rows(like.z)
         is_whole = like.X.shape[-1] == coef.length
         values = arrays.values if is_whole else arrays.weight
@@ -252,7 +259,7 @@ class Objective:
 
     def make_gradient(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
         """The same with the gradient into the coefficients."""
-        arrays, product, xp = coef.arrays, coef.product, coef.xp
+        arrays, product, xp = coef.arrays, coef.product_of(like.X), coef.xp
         is_whole = like.X.shape[-1] == coef.length
         target = arrays.gradient if is_whole else arrays.weight_gradient
         write_residual, has_l2 = self.make_residual(coef, like), self.has_l2

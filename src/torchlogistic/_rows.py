@@ -120,6 +120,20 @@ class Block:
             blocks.append(self[n_rows - rest : n_rows])
         return blocks
 
+    def move(self, buffer: Block) -> Block:
+        """The same rows with their X copied into a buffer, and residuals there."""
+        buffer.X[...] = self.X
+        return Block(
+            buffer.X,
+            buffer.Xt,
+            self.y,
+            self.weight,
+            self.z,
+            buffer.r,
+            self.n_features,
+            self.scale,
+        )
+
     def _part(self, rows: slice, scale: Number) -> Block:
         X, weight = self.X[rows], self.weight
         return Block(
