@@ -39,9 +39,13 @@ TURN_BYTES = 2**21
 SHARED_BYTES = 2**23
 # It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19
-# Up to so many bytes of X are copied once with the column of ones that a buffer has: a
-# row is then copied by one call of memcpy. More would not stay in a core's cache.
+# A buffer has a column of ones, which saves the calls for the intercept, if it holds
+# several batches. Of up to so many bytes X is copied once with such a column: a row is
+# then copied by one call of memcpy. More would not stay in a core's cache, ...
 PADDED_BYTES = 2**20
+# ... and rows are gathered more slowly than without: too slowly, if batches have more
+# bytes of X than these and the calls are fewer.
+ONES_BYTES = 2**16
 
 
 class Copier:
@@ -254,10 +258,13 @@ class Batches:
         if self.n_threads > 1:
             fitting = max(fitting, TURN_BYTES // self.batch_bytes)
         capacity = min(max(fitting, 1) * batch_size, n_rows)
-        # For large batches sums of so many rows cost more than what a column of ones
-        # saves.
+        on_host = isinstance(as_array(rows.X), np.ndarray)
+        padded = not in_order and on_host and rows.X.nbytes <= PADDED_BYTES
+        # NumPy gathers rows into a buffer with gaps by way of another buffer.
+        gaps = not in_order and on_host and not padded
+        ones = small and not (gaps and self.batch_bytes > ONES_BYTES)
         allocate = partial(
-            buffer_block, rows, capacity, fit_intercept=fit_intercept and small
+            buffer_block, rows, capacity, fit_intercept=fit_intercept and ones
         )
         n_rooms = min(self.n_threads, -(-n_rows // capacity))
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
@@ -266,10 +273,7 @@ class Batches:
         if views and capacity == batch_size:
             self._caches = rooms
             return [Room(view_block(rows), batch_size, n_rows)], self._kept
-        # NumPy copies rows into a buffer with gaps by way of another buffer.
-        on_host = isinstance(rooms[0].full.span.X, np.ndarray)
-        padded = small and fit_intercept and not in_order and on_host
-        if padded and rows.X.nbytes <= PADDED_BYTES:
+        if padded and small and fit_intercept:
             self.copier.add_ones()
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self.copier.copy(slice(None), rooms[0].full.span)
