@@ -509,6 +509,21 @@ def test_divergence_says_what_happened_and_what_works(name):
     clf.fit(scale(rows), labels)
 
 
+@pytest.mark.parametrize("remedy", [{"batch_size": None}, {"optimizer": "lbfgs"}])
+def test_an_optimizer_that_compares_objectives_diverges_in_mini_batches(remedy):
+    rows = scale(CANCER[0])
+    clf = make(optimizer=torch.optim.LBFGS, lr=1.0, epochs=2, batch_size=16)
+    match = (
+        "Training diverged with lr=1: .* This optimizer compares values of the "
+        "objective, which is another for each mini-batch: set batch_size=None, or use "
+        r"optimizer='lbfgs'\.$"
+    )
+    with pytest.raises(ValueError, match=match):
+        clf.fit(rows, CANCER[1])
+    clf.set_params(alpha=1e-3, epochs=50, tol=1e-3, **remedy).fit(rows, CANCER[1])
+    assert clf.loss_curve_[-1] < 0.1
+
+
 @pytest.mark.parametrize(("lr", "remedy"), [(1e3, "0.1"), (1e5, "0.1")])
 def test_warning_of_long_steps_says_what_works(lr, remedy):
     rows = scale(CANCER[0])

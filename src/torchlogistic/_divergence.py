@@ -39,11 +39,15 @@ class Judge:
     rows : Rows
     whole : bool
         Whether these are all rows there are, and not a part of a stream.
+    varies : bool
+        Whether an optimizer that compares values of the objective has another one, that
+        of another mini-batch, at each step.
     """
 
     objective: Objective
     rows: Rows
     whole: bool = True
+    varies: bool = False
 
     def null_loss(self, rows: Rows) -> float:
         """Loss of equal probabilities; ``pos_weight`` may make it large."""
@@ -60,6 +64,11 @@ class Judge:
         ends = torch.stack(torch.aminmax(self.rows.X))  # NaN, if any is
         if not ends.isfinite().all():  # scikit-learn was told not to look
             return "X has values that are not finite: impute or remove them."
+        if self.varies:
+            return (
+                "This optimizer compares values of the objective, which is another for "
+                "each mini-batch: set batch_size=None, or use optimizer='lbfgs'."
+            )
         spread = self.sample.X.cpu().double().std(dim=0, correction=0)
         scaled = bool((spread <= SCALED).all())
         advice = []

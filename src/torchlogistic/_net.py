@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -197,7 +198,11 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             team=self.team,
             epochs=self.max_epochs,
         )
-        return MiniBatch(self.objective, batches, self.coef, self.optimizer_, self.team)
+        shared = self.objective, batches, self.coef, self.optimizer_, self.team
+        solver = MiniBatch(*shared)
+        if solver.step.needs_closure and solver.n_batches > 1:
+            self.judge = replace(self.judge, varies=True)
+        return solver
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Let the parameters of a copy, too, be views of what its solver trains."""
