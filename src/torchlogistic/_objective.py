@@ -204,12 +204,12 @@ class Objective:
 
     def logits(self, block: Block, coef: Coefficients) -> Tensor:
         """Write the logits of a block into it."""
-        arrays = coef.arrays
+        arrays, product = coef.arrays, coef.product_of(block.X)
         if block.X.shape[-1] == coef.length:
-            coef.product(block.X, arrays.values, block.z)
+            product(block.X, arrays.values, block.z)
         else:
             z = block.z
-            coef.product(block.X, arrays.weight, z)
+            product(block.X, arrays.weight, z)
             z += arrays.intercept
         return block.logits
 
