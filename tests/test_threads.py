@@ -14,7 +14,14 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from torchlogistic import TorchLogisticClassifier, _batches, _threads
+from torchlogistic import (
+    TorchLogisticClassifier,
+    _arrays,
+    _batches,
+    _gradient,
+    _threads,
+)
+from torchlogistic._arrays import NumpyNamespace
 from torchlogistic._threads import Begun, Team
 
 
@@ -307,3 +314,45 @@ def test_steps_on_large_batches_wake_no_threads_of_blas(n_rows, n_classes, shuff
             )
             coefs.append(clf.fit(X, y).coef_.tolist())
     assert coefs[0] == coefs[1]
+
+
+STEPS = {
+    "small batches": {"batch_size": 16},
+    "large batches": {"batch_size": 300},
+    "large batches in order": {"batch_size": 300, "shuffle": False},
+    "validation": {"batch_size": 300, "early_stopping": True},
+    "all rows": {"batch_size": None, "optimizer": "adam"},
+    "an optimizer of its own": {"batch_size": 300, "optimizer": torch.optim.Rprop},
+    "lbfgs": {"optimizer": "lbfgs", "tol": 1e-3},
+    "lbfgs with L1": {"optimizer": "lbfgs", "tol": 1e-2, "l1_ratio": 0.5},
+    "newton": {"optimizer": "newton"},
+}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("name", STEPS)
+def test_no_product_of_a_fit_wakes_threads_of_blas(name, n_classes, monkeypatch):
+    """They spin for a while, and so slow down what follows, be it the next fit."""
+    limit = 1000
+    monkeypatch.setattr(_arrays, "SERIAL_VECTOR", limit)
+    monkeypatch.setattr(_arrays, "SERIAL_COLUMNS", limit)
+    monkeypatch.setattr(_gradient, "PIECE_PRODUCTS", limit)
+    choose, sizes = NumpyNamespace.product, []
+
+    def product(n_axes, size=0):
+        chosen = choose(n_axes, size)
+
+        def noted(a, b, out):
+            sizes.append(a.size * (1 if b.ndim == 1 else b.shape[-1]))
+            chosen(a, b, out)
+
+        return chosen if isinstance(chosen, partial) else noted  # that cuts slices
+
+    monkeypatch.setattr(NumpyNamespace, "product", staticmethod(product))
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 5))
+    y = np.digitize(X[:, 0] + rng.normal(size=len(X)), [-0.5, 0.5][: n_classes - 1])
+    settings = {"alpha": 0.1, "epochs": 50, "lr": 0.01, "random_state": 0}
+    clf = TorchLogisticClassifier(**settings, **STEPS[name], device="cpu")
+    clf.fit(X, y).predict(X)
+    assert max(sizes, default=0) <= limit
