@@ -20,6 +20,7 @@ from sklearn.exceptions import (
 from sklearn.preprocessing import scale
 from sklearn.utils.fixes import parse_version
 from skorch.callbacks import InputShapeSetter
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchlogistic import TorchLogisticClassifier
 
@@ -93,6 +94,16 @@ ROWS = {
     "no features": Case(r"Found array with 0 feature\(s\)", X=X[:, :0]),
     "sparse": Case(
         "Sparse data was passed.*dense", X=scipy.sparse.csr_array(X), error=TypeError
+    ),
+    "data loader": Case(
+        "X is a DataLoader, but an array or a tensor of all rows is required",
+        X=DataLoader(TensorDataset(torch.tensor(X))),
+        error=TypeError,
+    ),
+    "data set": Case(
+        "X is a TensorDataset, but an array",
+        X=TensorDataset(torch.tensor(X)),
+        error=TypeError,
     ),
     "sparse tensor": Case(
         "a tensor of layout torch.sparse_coo .*to_dense",
@@ -518,7 +529,11 @@ def test_an_optimizer_that_compares_objectives_diverges_in_mini_batches(remedy):
         "objective, which is another for each mini-batch: set batch_size=None, or use "
         r"optimizer='lbfgs'\.$"
     )
-    with pytest.raises(ValueError, match=match):
+    warning = r"^LBFGS compares values of the objective, .* or use optimizer='lbfgs'\.$"
+    with (
+        pytest.warns(UserWarning, match=warning),
+        pytest.raises(ValueError, match=match),
+    ):
         clf.fit(rows, CANCER[1])
     clf.set_params(alpha=1e-3, epochs=50, tol=1e-3, **remedy).fit(rows, CANCER[1])
     assert clf.loss_curve_[-1] < 0.1
@@ -541,7 +556,24 @@ def test_warning_of_a_short_run_that_was_to_be_longer(random_state):
     with pytest.warns(ConvergenceWarning, match=match):
         clf.fit(*CANCER)
     assert clf.n_iter_ < 10
-    clf.set_params(epochs=clf.n_iter_).fit(*CANCER)  # as long as it was to be
+
+
+@pytest.mark.parametrize("offset", [0.0, 2024.0])
+def test_warning_of_a_few_epochs_that_are_lost(offset):
+    """The scale or an offset is what is wrong, and more epochs would not help."""
+    rows = CANCER[0] if not offset else scale(CANCER[0]) + offset
+    clf = make(epochs=2, lr=1e-3 if offset else 0.1)
+    match = r"loss at the end, of 569 rows, is \d.*classes\. Scale the features, e\.g\. [^:]*\.$"
+    with pytest.warns(ConvergenceWarning, match=match):
+        clf.fit(rows, CANCER[1])
+
+
+def test_an_offset_is_told_from_long_steps():
+    rows = np.c_[scale(CANCER[0]), np.full(len(CANCER[0]), 2024.0)]
+    match = r"Training diverged with lr=0\.1: .* Scale the features, e\.g\."
+    with pytest.raises(ValueError, match=match):
+        make(epochs=100).fit(rows, CANCER[1])
+    make(epochs=100).fit(scale(rows), CANCER[1])
 
 
 @pytest.mark.parametrize(

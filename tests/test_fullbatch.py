@@ -176,6 +176,17 @@ def test_warns_if_epochs_run_out(optimizer):
 
 
 @over_optimizers
+def test_advises_float64_for_a_tol_below_the_precision(optimizer):
+    X, y = classification(300, 6)
+    message = r"after 2 iterations\. Use dtype='float64' for so small a tol, increase"
+    clf = classifier(optimizer, epochs=2, tol=1e-8)
+    with pytest.warns(ConvergenceWarning, match=message):
+        clf.fit(X.astype(np.float32), y)
+    with pytest.warns(ConvergenceWarning, match="after 2 iterations. Increase epochs"):
+        clf.fit(X, y)
+
+
+@over_optimizers
 def test_warns_of_separation(optimizer):
     X = np.linspace(-1, 1, 20)[:, None]
     y = (X[:, 0] > 0).astype(int)

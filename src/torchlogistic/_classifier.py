@@ -338,7 +338,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             If "lbfgs" or "newton" ended before they reached ``tol`` or at coefficients
             that separate the classes without a penalty, and if after ten epochs, or
             fewer that were stopped early, the loss is more than twice that of equal
-            probabilities for all classes.
+            probabilities for all classes, or after fewer a hundred times that.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)

@@ -18,15 +18,22 @@ DIVERGED = 2e4  # at the end
 # lr=0.1 on rows with features of a thousand do not, quite.
 SUSPECT, EXPLODED = 2.0, 3e4
 # Epochs from which on the first of the two alone is worth a warning, unless the run was
-# to be longer, and the ratio from which on more epochs would not help.
-BEGUN, FAR = 10, 10.0
+# to be longer, the ratio from which on more epochs would not help, and that which does
+# not wait for so many.
+BEGUN, FAR, LOST = 10, 10.0, 100.0
 CHECKED_ROWS = 1000
 # Of fewer rows of a stream a few that are on the wrong side make a high loss.
 STREAMED_ROWS = 100
-# Of features whose standard deviations are no larger, the scale is not what is wrong.
+# Of features whose root mean squares are no larger, neither the scale nor an offset is
+# what is wrong.
 SCALED = 10.0
 # An lr that suits scaled features; the default.
 SUITS = 0.1
+# Said of an optimizer.
+NEEDS_ALL_ROWS = (
+    "compares values of the objective, which is another for each mini-batch: set "
+    "batch_size=None, or use optimizer='lbfgs'."
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,9 @@ class Judge:
         if not ends.isfinite().all():  # scikit-learn was told not to look
             return "X has values that are not finite: impute or remove them."
         if self.varies:
-            return (
-                "This optimizer compares values of the objective, which is another for "
-                "each mini-batch: set batch_size=None, or use optimizer='lbfgs'."
-            )
-        spread = self.sample.X.cpu().double().std(dim=0, correction=0)
-        scaled = bool((spread <= SCALED).all())
+            return f"This optimizer {NEEDS_ALL_ROWS}"
+        size = self.sample.X.cpu().double().square().mean(dim=0).sqrt()
+        scaled = bool((size <= SCALED).all())
         advice = []
         if not scaled or lr is None:
             advice.append(
@@ -144,7 +148,8 @@ class Judge:
             raise self.divergence(what, lr)
         # Whether there was time enough. A solver without lr stops where it is done.
         begun = len(history) >= BEGUN or (stopped and lr is not None)
-        if begun and (self.whole or len(block) >= STREAMED_ROWS):
+        clear = begun or loss > LOST * null
+        if clear and (self.whole or len(block) >= STREAMED_ROWS):
             warn(
                 f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
                 f"the {null:.3g} of equal probabilities for all classes. "

@@ -82,10 +82,10 @@ class FullBatch:
     @property
     def separated(self) -> bool:
         """Whether the coefficients put every row on its side, where none is best."""
-        labels = self.objective.loss.labels(self.block.targets)
-        z = self.block.logits
-        predicted = (z > 0).to(labels.dtype) if z.dim() == 1 else z.argmax(dim=1)
-        return bool((predicted == labels).all())
+        y, z = self.block.y, self.block.z
+        if z.ndim == 1:
+            return bool(((z > 0) == (y > 0)).all())
+        return bool((z.argmax(-1) == y.argmax(-1)).all())
 
     def _start_over(self) -> None:
         """Compare no iteration with those before."""

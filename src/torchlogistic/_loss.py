@@ -38,7 +38,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._arrays import Array, as_array, namespace
+from ._arrays import SERIAL_ENTRIES, Array, as_array, namespace
 
 FEW_CLASSES = 8
 FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
@@ -77,11 +77,11 @@ class BinaryCrossEntropy:
 
     def targets(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Turn labels 0 and 1 into the targets of the formula."""
-        return labels.to(dtype)
+        return _cast(labels, dtype)
 
     def labels(self, y: Tensor) -> Tensor:
         """Turn targets back into labels."""
-        return y.to(torch.int64)
+        return _cast(y, torch.int64)
 
     def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
         # As y is 0 or 1, softplus(z) - y * z is softplus of z or of -z, which loses no
@@ -95,8 +95,11 @@ class BinaryCrossEntropy:
         """The mean at the logits of a block, into its residual."""
         if block.z.shape[-1] <= self.few_rows(block.z):
             expit(block.z, block.r)
-        else:
-            torch.sigmoid(block.logits, out=block.residual)
+            return
+        z, r, n_rows = block.logits, block.residual, block.z.shape[-1]
+        step = SERIAL_ENTRIES if isinstance(block.z, np.ndarray) else n_rows
+        for rows in (slice(i, i + step) for i in range(0, n_rows, step)):
+            torch.sigmoid(z[..., rows], out=r[..., rows])
 
     @staticmethod
     def few_rows(z: Array) -> int:
@@ -160,7 +163,11 @@ class CategoricalCrossEntropy:
         return y
 
     def labels(self, y: Tensor) -> Tensor:
-        return y.argmax(dim=1)
+        if not isinstance(as_array(y), np.ndarray):
+            return y.argmax(dim=1)
+        numbers = np.arange(self.n_outputs, dtype=as_array(y).dtype)
+        # By neither torch's threads nor those of BLAS.
+        return _cast(torch.from_numpy(np.einsum("ij,j->i", y, numbers)), torch.int64)
 
     def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
         # First the difference: most rows are on their side, where it rounds least.
@@ -200,6 +207,13 @@ class CategoricalCrossEntropy:
 
     def probabilities(self, z: Tensor) -> Tensor:
         return softmax(z)
+
+
+def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers in a dtype, on the CPU by NumPy: it wakes no threads."""
+    out = torch.empty_like(values, dtype=dtype)
+    as_array(out)[...] = as_array(values)
+    return out
 
 
 # torch's softmax wakes its threads for two rows, and its logsumexp for some hundreds.

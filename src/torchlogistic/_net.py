@@ -39,7 +39,7 @@ from ._continuation import (
     restore_schedules,
     schedule_states,
 )
-from ._divergence import Judge
+from ._divergence import NEEDS_ALL_ROWS, Judge
 from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
@@ -49,6 +49,7 @@ from ._rows import Block, Rows, view_block
 from ._steps import make_optimizer
 from ._stream import RandomStream
 from ._threads import Team
+from ._warnings import warn
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
 
@@ -202,6 +203,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         solver = MiniBatch(*shared)
         if solver.step.needs_closure and solver.n_batches > 1:
             self.judge = replace(self.judge, varies=True)
+            warn(f"{self.optimizer.__name__} {NEEDS_ALL_ROWS}", UserWarning)
         return solver
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -44,7 +44,9 @@ class Pairs:
         n_models, length = like.shape
 
         def zeros(*shape: int) -> Array:
-            return as_array(as_tensor(like).new_zeros((n_models, *shape)))
+            room = as_array(as_tensor(like).new_empty((n_models, *shape)))
+            room[...] = 0  # of many numbers torch's zeros wake its threads
+            return room
 
         self.S, self.Y = zeros(MEMORY, length), zeros(MEMORY, length)
         self.St, self.Yt = self.S.swapaxes(1, 2), self.Y.swapaxes(1, 2)

@@ -69,7 +69,7 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
         if optimizer in SOLVERS:
             return SOLVERS[optimizer]
         names = ", ".join(repr(name) for name in SOLVERS)
-        name = optimizer.lower()
+        name = optimizer.lower().removeprefix("torch.optim.")
         # Those of LogisticRegression first, which are spelled in other ways.
         close = [known for known in SOLVERS if name.startswith(f"{known}-")]
         close = close or difflib.get_close_matches(name, SOLVERS, n=1)

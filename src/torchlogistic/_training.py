@@ -215,6 +215,9 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"features, {finer}or accept a larger tol."
         )
     else:
+        more = "Increase epochs"
+        if estimator.tol < torch.finfo(solver.coef.values.dtype).eps:
+            more = "Use dtype='float64' for so small a tol, increase epochs"
         remedy = (
             "raise alpha"
             if estimator.alpha
@@ -222,7 +225,7 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             "hyperplane separates the classes"
         )
         message = (
-            f"{at}, after {n_iter} iterations. Increase epochs, scale the features "
+            f"{at}, after {n_iter} iterations. {more}, scale the features "
             f"(StandardScaler), or {remedy}."
         )
     warn(message, ConvergenceWarning)

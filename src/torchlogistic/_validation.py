@@ -25,6 +25,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ._labels import Labels, check_labels, check_one_type, check_same_kind, encode
 from ._loss import Loss
@@ -176,6 +177,11 @@ def check_features(
         For a masked array, whose mask scikit-learn would drop; see also
         :func:`sklearn.utils.validation.validate_data`.
     """
+    if isinstance(X, DataLoader | Dataset):
+        raise TypeError(
+            f"X is a {type(X).__name__}, but an array or a tensor of all rows is "
+            "required, as in fit(X, y): batches are made of them, by batch_size."
+        )
     if np.ma.is_masked(X):
         raise ValueError(
             "X is a masked array with masked values. Fill or impute them first, e.g. "
