@@ -563,7 +563,10 @@ def test_warning_of_a_few_epochs_that_are_lost(offset):
     """The scale or an offset is what is wrong, and more epochs would not help."""
     rows = CANCER[0] if not offset else scale(CANCER[0]) + offset
     clf = make(epochs=2, lr=1e-3 if offset else 0.1)
-    match = r"loss at the end, of 569 rows, is \d.*classes\. Scale the features, e\.g\. [^:]*\.$"
+    match = (
+        r"loss at the end, of 569 rows, is \d.*classes\. Scale the features, e\.g\. "
+        r"make_pipeline\(StandardScaler\(\), TorchLogisticClassifier\(\)\)\.$"
+    )
     with pytest.warns(ConvergenceWarning, match=match):
         clf.fit(rows, CANCER[1])
 
