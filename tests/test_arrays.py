@@ -11,7 +11,6 @@ from torchlogistic._arrays import (
     as_array,
     as_tensor,
     namespace,
-    serial_product,
     solve_definite,
 )
 
@@ -50,35 +49,43 @@ def test_product(n_axes):
 
 @pytest.mark.parametrize("n_axes", PRODUCTS)
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40), (1, 40), (40, 1), (3, 3)])
+@pytest.mark.parametrize("n_columns", [1, 2, 20])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_large_products_are_cut_into_slices(n_axes, shape, transposed, monkeypatch):
-    monkeypatch.setattr(_arrays, "SERIAL_VECTOR", 30)
-    monkeypatch.setattr(_arrays, "SERIAL_COLUMNS", 30)
+def test_large_products_are_cut_into_slices(
+    n_axes, shape, n_columns, transposed, monkeypatch
+):
+    limits = {1: 30, 2: 60, 20: 60}
+    monkeypatch.setattr(_arrays, "SERIAL_VECTOR", limits[1])
+    monkeypatch.setattr(_arrays, "SERIAL_COLUMNS", limits[2])
+    monkeypatch.setattr(_arrays, "MIN_ROWS", 3)
+    n_columns = 1 if n_axes == 1 else n_columns
+    n_rows, n_features = shape
     sizes = []
+    serial = _arrays.serial_product
 
-    def note(product, limit, a, b, out):
+    def note(product, most, a, b, out):
         def noted(a, b, out):
             flags = a.reshape(-1, *a.shape[-2:])[0].flags
             assert flags.c_contiguous or flags.f_contiguous
-            sizes.append(a.shape[-2] * a.shape[-1] * max(n_columns, 1))
+            sizes.append(a.shape[-2] * a.shape[-1] * n_columns)
             product(a, b, out)
 
-        serial_product(noted, limit, a, b, out)
+        serial(noted, most, a, b, out)
 
     monkeypatch.setattr(_arrays, "serial_product", note)
     rng = np.random.default_rng(0)
-    n_columns, stack = {1: (0, ()), 2: (2, ()), 3: (2, (5,))}[n_axes]
-    columns = (n_columns,) * (n_axes > 1)
+    stack, columns = (5,) * (n_axes == 3), (n_columns,) * (n_axes > 1)
     a = rng.normal(size=(*stack, *shape))
     a = a.swapaxes(-1, -2) if transposed else a
     b = rng.normal(size=(*stack, a.shape[-1], *columns))
     out = np.empty((*stack, a.shape[-2], *columns))
-    size = shape[0] * shape[1] * max(n_columns, 1)
-    NumpyNamespace.product(n_axes, size)(a, b, out)
+    NumpyNamespace.product(n_axes, (*shape, n_columns))(a, b, out)
     np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
-    assert sum(sizes) == size * (size > 30)
-    # At least one row of X in each, however long.
-    assert max(sizes, default=0) <= max(30, shape[1] * max(n_columns, 1))
+    size, row = n_rows * n_features * n_columns, n_features * n_columns
+    # Many outputs are left to BLAS; a slice has one row at least, however long.
+    cut = size > limits[n_columns] and (n_columns == 1 or 3 * row <= limits[n_columns])
+    assert sum(sizes) == size * cut
+    assert max(sizes, default=0) <= max(limits[n_columns], row)
 
 
 @pytest.mark.parametrize("name", ["gram", "serial_gram"])

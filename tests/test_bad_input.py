@@ -521,22 +521,31 @@ def test_divergence_says_what_happened_and_what_works(name):
 
 
 @pytest.mark.parametrize("remedy", [{"batch_size": None}, {"optimizer": "lbfgs"}])
-def test_an_optimizer_that_compares_objectives_diverges_in_mini_batches(remedy):
-    rows = scale(CANCER[0])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_differences_of_gradients_of_mini_batches_diverge(scaled, remedy):
+    rows = scale(CANCER[0]) if scaled else CANCER[0]
     clf = make(optimizer=torch.optim.LBFGS, lr=1.0, epochs=2, batch_size=16)
-    match = (
-        "Training diverged with lr=1: .* This optimizer compares values of the "
-        "objective, which is another for each mini-batch: set batch_size=None, or use "
-        r"optimizer='lbfgs'\.$"
+    warning = (
+        "^LBFGS takes differences of gradients, and those of two mini-batches differ "
+        r"by their rows as well: set batch_size=None, or use optimizer='lbfgs'\.$"
     )
-    warning = r"^LBFGS compares values of the objective, .* or use optimizer='lbfgs'\.$"
+    match = (
+        "Training diverged with lr=1: .* Set batch_size=None, or use optimizer='lbfgs'"
+        + (r"\.$" if scaled else ", and scale the features, ")
+    )
     with (
         pytest.warns(UserWarning, match=warning),
         pytest.raises(ValueError, match=match),
     ):
         clf.fit(rows, CANCER[1])
-    clf.set_params(alpha=1e-3, epochs=50, tol=1e-3, **remedy).fit(rows, CANCER[1])
-    assert clf.loss_curve_[-1] < 0.1
+    clf.set_params(alpha=1e-3, epochs=50, tol=1e-3, **remedy)
+    assert clf.fit(scale(rows), CANCER[1]).loss_curve_[-1] < 0.1
+
+
+def test_a_line_search_holds_differences_of_gradients():
+    params = {"line_search_fn": "strong_wolfe", "max_iter": 4}
+    clf = make(optimizer=torch.optim.LBFGS, optimizer_params=params, batch_size=64)
+    assert clf.fit(scale(CANCER[0]), CANCER[1]).loss_curve_[-1] < 0.2
 
 
 @pytest.mark.parametrize(("lr", "remedy"), [(1e3, "0.1"), (1e5, "0.1")])

@@ -220,3 +220,40 @@ def test_rows_in_order_are_not_copied(monkeypatch):
     for blocks, _ in make_batches(rows, 16, shuffle=False):
         for block in blocks:
             assert np.shares_memory(block.X, rows.X.numpy())
+
+
+def test_in_turn_only_X_of_rows_in_order_is_copied(monkeypatch):
+    set_ways(monkeypatch, **WAYS["in turn, a batch each"])
+    rows = make_rows(100, weighted=True)
+    buffers, seen = [], []
+
+    def act(blocks):
+        (block,) = blocks
+        for copied, source in ((block.y, rows.y), (block.weight, rows.weight)):
+            assert np.shares_memory(copied, source.numpy())
+        assert not np.shares_memory(block.X, rows.X.numpy())
+        assert np.shares_memory(block.z, batches.record.z)
+        assert block.Xt.base is block.X.base
+        buffers.append((block.X.ctypes.data, block.r.ctypes.data))
+        seen.extend(numbers(block))
+
+    batches = make_batches(rows, 16, shuffle=False)
+    for _ in range(3):
+        batches.each(act)
+    assert seen == 3 * list(range(100))
+    assert len(set(buffers)) <= 2  # one for each thread
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("long", [True, False])
+def test_column_of_ones(long, shuffle, n_classes, monkeypatch):
+    set_ways(
+        monkeypatch, **WAYS["many chunks"], ONES_BYTES=3 * 8 * (15 if long else 16)
+    )
+    rows = make_rows(100, n_classes=n_classes)
+    without = long and shuffle and n_classes == 2
+    for blocks, _ in make_batches(rows, 16, shuffle=shuffle):
+        for block in blocks:
+            assert block.X.shape[1] == 3 + (not without)
+            assert (block.X[:, 3:] == 1).all()

@@ -339,8 +339,8 @@ def test_no_product_of_a_fit_wakes_threads_of_blas(name, n_classes, monkeypatch)
     monkeypatch.setattr(_gradient, "PIECE_PRODUCTS", limit)
     choose, sizes = NumpyNamespace.product, []
 
-    def product(n_axes, size=0):
-        chosen = choose(n_axes, size)
+    def product(n_axes, shape=None):
+        chosen = choose(n_axes, shape)
 
         def noted(a, b, out):
             sizes.append(a.size * (1 if b.ndim == 1 else b.shape[-1]))

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from torchlogistic import (
     TorchLogisticClassifier,
+    _arrays,
     _joint_fullbatch,
     _joint_minibatch,
     _lockstep,
@@ -322,6 +323,13 @@ class TestFullBatch:
         assert (len({clf.n_iter_ for clf in found[0]}) > 1) != at_tol
         match = "no step lowers" if name == "precision" else "Increase epochs"
         assert any(match in text for text in texts) != at_tol
+
+    def test_pieces_that_blas_would_share(self, optimizer, monkeypatch):
+        """They are whole here, as in the fits of one."""
+        monkeypatch.setattr(_arrays, "SERIAL_COLUMNS", 200)
+        monkeypatch.setattr(_arrays, "MIN_ROWS", 1)
+        members = [make(optimizer=optimizer, alpha=a, epochs=5) for a in (0.1, 1.0)]
+        self.compare(members, folds_of(X3, y3))
 
     def test_pos_weight(self, optimizer):
         weights = None, 0.2, "balanced", 7

@@ -54,10 +54,11 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 # Multiplications that a product of NumPy's BLAS takes before it wakes other threads,
 # which then spin for a tenth of a second and keep what follows from a core.
 SERIAL_PRODUCT = 2**18
-# What OpenBLAS, which comes with NumPy's wheels, takes for the product of a matrix with
-# few columns, and with a vector.
+# What OpenBLAS takes, since version 0.3.27 or so (in the wheels of NumPy 2), for the
+# product of a matrix with a matrix, and with a vector.
 SERIAL_COLUMNS = 2**19 - 1
 SERIAL_VECTOR = 4 * 115_200 - 1
+MIN_ROWS = 32  # in a slice of X that is multiplied with a matrix
 
 
 class NumpyNamespace:
@@ -74,14 +75,21 @@ class NumpyNamespace:
     empty_like = staticmethod(np.empty_like)
 
     @staticmethod
-    def product(n_axes: int, size: int = 0) -> Any:
+    def product(n_axes: int, shape: tuple[int, int, int] | None = None) -> Any:
         """The matrix product for arrays of coefficients with so many axes.
 
-        If it takes up to so many multiplications, in one thread.
+        If the numbers of rows, features and outputs are given, one that BLAS computes
+        in one thread; but for outputs so many that it were slow.
         """
         product = np.ndarray.dot if n_axes < 3 else np.matmul
-        limit = SERIAL_VECTOR if n_axes == 1 else SERIAL_COLUMNS
-        return partial(serial_product, product, limit) if size > limit else product
+        if shape is None:
+            return product
+        n_rows, n_features, n_outputs = shape
+        limit = SERIAL_VECTOR if n_outputs == 1 else SERIAL_COLUMNS
+        most = limit // (n_features * n_outputs)  # rows in a slice
+        if n_rows <= most or (n_outputs > 1 and most < MIN_ROWS):
+            return product
+        return partial(serial_product, product, max(most, 1))
 
     @staticmethod
     def number(value: Any, like: Array) -> Number:
@@ -144,35 +152,39 @@ class NumpyNamespace:
 
 def serial_product(
     product: Callable[[Array, Array, Array], Any],
-    limit: int,
+    most: int,
     a: Array,
     b: Array,
     out: Array,
 ) -> None:
-    """A product by slices that BLAS multiplies in one thread.
+    """A product by slices of X, each of at most so many rows.
 
-    ``limit`` is how many multiplications it does so; ``b`` and ``out`` may be vectors.
+    Parameters
+    ----------
+    product : callable
+    most : int
+    a : ndarray of shape (..., n_rows, n_features) or (..., n_features, n_rows)
+        X, or its transpose.
+    b, out : ndarray
+        Vectors, or matrices on the last two axes.
     """
-    n_rows, n_inner = a.shape[-2:]
-    size = n_rows * n_inner * (1 if b.ndim == 1 else b.shape[-1])
     axis = -min(b.ndim, 2)  # of rows, in b and out
-    # Slices of consecutive numbers: BLAS takes others five times as long.
-    if n_rows > 1 and a.strides[-1] <= a.strides[-2]:
-        for rows in _slices(n_rows, size / limit):
+    # Of one feature both look the same.
+    key = a.strides[-1], -a.shape[-2]
+    if key <= (a.strides[-2], -a.shape[-1]):
+        for rows in _slices(a.shape[-2], most):
             product(a[..., rows, :], b, _along(out, rows, axis))
         return
-    first, *others = _slices(n_inner, size / limit)
+    first, *others = _slices(a.shape[-1], most)
     product(a[..., first], _along(b, first, axis), out)
-    for inner in others:
+    for rows in others:
         part = np.empty_like(out)
-        product(a[..., inner], _along(b, inner, axis), part)
+        product(a[..., rows], _along(b, rows, axis), part)
         out += part
 
 
-def _slices(length: int, least: float) -> list[slice]:
-    """At least so many slices of about the same length, if there is so much."""
-    step = max(int(length / least), 1)
-    return [slice(start, start + step) for start in range(0, length, step)]
+def _slices(length: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, length, most)]
 
 
 def _along(array: Array, rows: slice, axis: int) -> Array:
@@ -205,7 +217,7 @@ class TorchNamespace:
     empty_like = staticmethod(torch.empty_like)
 
     @staticmethod
-    def product(n_axes: int, size: int = 0) -> Any:
+    def product(n_axes: int, shape: tuple[int, int, int] | None = None) -> Any:
         return {1: _mv, 2: _mm, 3: _bmm}[n_axes]
 
     @staticmethod

@@ -39,12 +39,12 @@ TURN_BYTES = 2**21
 SHARED_BYTES = 2**23
 # It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19
-# A buffer has a column of ones, which saves the calls for the intercept, if it holds
-# several batches. Of up to so many bytes X is copied once with such a column: a row is
-# then copied by one call of memcpy. More would not stay in a core's cache, ...
+# A buffer that holds several batches has a column of ones, which saves the calls for
+# the intercept. Of up to so many bytes X is copied once with such a column: a row is
+# then copied by one call of memcpy. More would not stay in a core's cache.
 PADDED_BYTES = 2**20
-# ... and rows are gathered more slowly than without: too slowly, if batches have more
-# bytes of X than these and the calls are fewer.
+# The rows of more are copied twice to leave a gap for the ones. Of batches with more
+# bytes of X than these that costs more than it saves.
 ONES_BYTES = 2**16
 
 
@@ -230,8 +230,9 @@ class Batches:
         on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
         many = on_host and rows.X.nbytes > TURNS_BYTES and not self.shared
         self.n_threads = team.size if many else 1
-        # Where threads take turns with batches that are views, they copy X here.
-        self._caches: list[Room] = []
+        # Where threads take turns with batches that are views, each copies here what it
+        # reads twice, which is X.
+        self._buffers: list[Room] = []
         self.rooms, self._visits = self._lay_out(rows, fit_intercept)
         self._starts = range(0, n_rows, len(self.rooms[0].full.span))
         self.record: Block | None = None
@@ -254,31 +255,32 @@ class Batches:
         small = fitting > 1 and not self.in_pieces
         views = in_order and not small
         if views and self.n_threads == 1:
-            return [Room(view_block(rows), batch_size, n_rows)], self._kept
+            return self._views(rows), self._kept
         if self.n_threads > 1:
             fitting = max(fitting, TURN_BYTES // self.batch_bytes)
         capacity = min(max(fitting, 1) * batch_size, n_rows)
-        on_host = isinstance(as_array(rows.X), np.ndarray)
-        padded = not in_order and on_host and rows.X.nbytes <= PADDED_BYTES
-        # NumPy gathers rows into a buffer with gaps by way of another buffer.
-        gaps = not in_order and on_host and not padded
-        ones = small and not (gaps and self.batch_bytes > ONES_BYTES)
+        gathers = not in_order and isinstance(as_array(rows.X), np.ndarray)
+        padded = gathers and rows.X.nbytes <= PADDED_BYTES
+        # With several logits the sums that the ones save take longer.
+        twice = gathers and not padded and rows.y.dim() == 1
+        ones = small and not (twice and self.batch_bytes > ONES_BYTES)
         allocate = partial(
             buffer_block, rows, capacity, fit_intercept=fit_intercept and ones
         )
         n_rooms = min(self.n_threads, -(-n_rows // capacity))
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
-        # Threads that take turns copy what they read twice. Of a batch as long as this
-        # that is X alone.
-        if views and capacity == batch_size:
-            self._caches = rooms
-            return [Room(view_block(rows), batch_size, n_rows)], self._kept
+        if views and capacity == batch_size:  # so long that it matters what is copied
+            self._buffers = rooms
+            return self._views(rows), self._kept
         if padded and small and fit_intercept:
             self.copier.add_ones()
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self.copier.copy(slice(None), rooms[0].full.span)
             return rooms, self._kept
         return rooms, self._copied
+
+    def _views(self, rows: Rows) -> list[Room]:
+        return [Room(view_block(rows), self.batch_size, self.n_rows)]
 
     def __iter__(self) -> Iterator[tuple[list[Block], Block]]:
         """Batches of an epoch, chunk by chunk, each with the span of its rows.
@@ -299,20 +301,20 @@ class Batches:
                 act(batches)
             return
         seed = self._next_seed()
-        if self._caches:
-            self._move_each(act)
+        if self._buffers:
+            self._view_each(act)
         else:
             self._copy_each(seed, act)
 
-    def _move_each(self, act: Callable[[list[Block]], None]) -> None:
+    def _view_each(self, act: Callable[[list[Block]], None]) -> None:
         """The same where batches are views of rows in their own order."""
 
-        def move(cache: Room, batch: Block) -> Block:
+        def copy(room: Room, batch: Block) -> Block:
             whole = len(batch) == self.batch_size
-            (buffer,) = (cache.full if whole else cache.last).batches
-            return batch.move(buffer)
+            (buffer,) = (room.full if whole else room.last).batches
+            return batch.with_X_in(buffer)
 
-        prepare = [partial(move, cache) for cache in self._caches]
+        prepare = [partial(copy, room) for room in self._buffers]
         batches = self.rooms[0].full.batches
         self.copier.team.in_turn(batches, prepare, lambda _, batch: act([batch]))
 

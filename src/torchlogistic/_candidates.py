@@ -346,16 +346,16 @@ class CandidateRun:
         values : ndarray of the shape of the coefficients
         """
         n, k = self.coef.n_features, self.loss.n_outputs
-        X, y, weight = (
-            None if part is None else as_array(send(part, self.settings.device))
-            for part in (rows.X, rows.y, rows.weight)
-        )
-        own = as_array(send(torch.from_numpy(values[fold]), self.settings.device))
-        z = X @ own[:n]
+        tensors = rows.X, rows.y, torch.from_numpy(values[fold])
+        X, y, own = (as_array(send(t, self.settings.device)) for t in tensors)
+        z = as_array(as_tensor(own).new_empty((len(X), own.shape[-1])))
+        product = self.coef.xp.product(2, (*X.shape, own.shape[-1]))
+        product(X, own[:n], z)
         if self.coef.fit_intercept:
             z += own[n]
         losses = as_array(self.objective.loss.value(as_tensor(z), as_tensor(y)))
-        if weight is not None:
+        if rows.weight is not None:
+            weight = as_array(send(rows.weight, self.settings.device))
             losses *= weight if weight.shape[1] == 1 else weight[:, ::k]
         return on_host(losses).mean(axis=0, dtype=np.float64)
 

@@ -29,11 +29,8 @@ STREAMED_ROWS = 100
 SCALED = 10.0
 # An lr that suits scaled features; the default.
 SUITS = 0.1
-# Said of an optimizer.
-NEEDS_ALL_ROWS = (
-    "compares values of the objective, which is another for each mini-batch: set "
-    "batch_size=None, or use optimizer='lbfgs'."
-)
+# What an optimizer needs that compares gradients.
+ALL_ROWS = "set batch_size=None, or use optimizer='lbfgs'"
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,14 @@ class Judge:
     rows : Rows
     whole : bool
         Whether these are all rows there are, and not a part of a stream.
-    varies : bool
-        Whether an optimizer that compares values of the objective has another one, that
-        of another mini-batch, at each step.
+    mixes : bool
+        Whether the optimizer takes differences of gradients of several mini-batches.
     """
 
     objective: Objective
     rows: Rows
     whole: bool = True
-    varies: bool = False
+    mixes: bool = False
 
     def null_loss(self, rows: Rows) -> float:
         """Loss of equal probabilities; ``pos_weight`` may make it large."""
@@ -71,17 +67,17 @@ class Judge:
         ends = torch.stack(torch.aminmax(self.rows.X))  # NaN, if any is
         if not ends.isfinite().all():  # scikit-learn was told not to look
             return "X has values that are not finite: impute or remove them."
-        if self.varies:
-            return f"This optimizer {NEEDS_ALL_ROWS}"
         size = self.sample.X.cpu().double().square().mean(dim=0).sqrt()
         scaled = bool((size <= SCALED).all())
         advice = []
+        if self.mixes:
+            advice.append(ALL_ROWS)
         if not scaled or lr is None:
             advice.append(
-                "Scale the features, e.g. make_pipeline(StandardScaler(), "
+                "scale the features, e.g. make_pipeline(StandardScaler(), "
                 "TorchLogisticClassifier())"
             )
-        if lr is not None and (scaled or lr > 1):
+        if lr is not None and (scaled or lr > 1) and not self.mixes:
             alpha = self.objective.alpha
             # Of an lr of 1e5 a tenth is no better. Steps of 2 / alpha do not shrink
             # the coefficients any more.

@@ -107,7 +107,7 @@ class PieceGradient:
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
         wide, product = accumulator(coef.values), coef.product
-        write_residual = self.objective.make_residual(coef, group.pieces[0])
+        write_residual = self.objective.make_residual(coef, group.pieces[0], product)
         weight, part = None, coef.xp.empty_like(coef.arrays.weight)
         for piece in on_device(group.pieces):
             write_residual(piece)

@@ -27,7 +27,8 @@ NUMBERS = {
 }
 
 Listener = Callable[[], None]
-# Of blocks with the columns of a given one: writes the gradient into the coefficients.
+# Of blocks with the columns of a given one and no more rows: writes the gradient into
+# the coefficients.
 MakeGradient = Callable[[Coefficients, Block], Callable[[Block], None]]
 
 
@@ -269,10 +270,10 @@ class InPlaceStep:
     def make_update(
         self, like: Block, listener: Listener | None = None
     ) -> Callable[[Block], None]:
-        """The same as a function of blocks that have the columns of a given one.
+        """The same as a function of blocks like a given one, and shorter ones.
 
-        It holds until the next refresh. Without a listener all blocks have the same
-        columns, and it is made anew only if that finds a change.
+        It holds until the next refresh. Without a listener it is made anew only if that
+        finds a change: all calls give the same columns, and as many rows.
         """
         if listener is not None:
             return self._make_update(like, listener)

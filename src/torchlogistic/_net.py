@@ -39,7 +39,7 @@ from ._continuation import (
     restore_schedules,
     schedule_states,
 )
-from ._divergence import NEEDS_ALL_ROWS, Judge
+from ._divergence import ALL_ROWS, Judge
 from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
@@ -201,9 +201,18 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         )
         shared = self.objective, batches, self.coef, self.optimizer_, self.team
         solver = MiniBatch(*shared)
-        if solver.step.needs_closure and solver.n_batches > 1:
-            self.judge = replace(self.judge, varies=True)
-            warn(f"{self.optimizer.__name__} {NEEDS_ALL_ROWS}", UserWarning)
+        optimizer = self.optimizer_
+        if isinstance(optimizer, torch.optim.LBFGS) and solver.n_batches > 1:
+            # A line search bounds what comes of such differences.
+            mixes = optimizer.param_groups[0]["line_search_fn"] is None
+            self.judge = replace(self.judge, mixes=mixes)
+            if mixes:
+                warn(
+                    f"{type(optimizer).__name__} takes differences of gradients, and "
+                    "those of two mini-batches differ by their rows as well: "
+                    f"{ALL_ROWS}.",
+                    UserWarning,
+                )
         return solver
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -130,8 +130,7 @@ class Coefficients:
 
     def product_of(self, X: Array) -> Any:
         """The product for such a matrix, or one of fewer rows, in one thread."""
-        size = X.shape[-2] * X.shape[-1] * self.n_outputs
-        return self.xp.product(self.values.dim(), size)
+        return self.xp.product(self.values.dim(), (*X.shape[-2:], self.n_outputs))
 
     def zero_frozen(self) -> None:
         """Set the gradient of frozen coefficients to zero."""
@@ -233,10 +232,14 @@ class Objective:
     # costs more than what it computes: there are no more of them than it takes, those
     # of ``logits`` and ``residual`` written out, and what is the same looked up once.
 
-    def make_residual(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
-        """A function that writes the logits and weighted residuals of a block."""
+    def make_residual(
+        self, coef: Coefficients, like: Block, product: Any
+    ) -> Callable[[Block], None]:
+        """A function that writes the logits and weighted residuals of a block.
+
+        ``product`` is the matrix product that it takes.
+        """
         arrays, write_mean = coef.arrays, self.loss.write_mean
-        product = coef.product_of(like.X)
         few_rows = self.loss.few_rows(like.z)
         is_whole = like.X.shape[-1] == coef.length
         values = arrays.values if is_whole else arrays.weight
@@ -262,7 +265,8 @@ class Objective:
         arrays, product, xp = coef.arrays, coef.product_of(like.X), coef.xp
         is_whole = like.X.shape[-1] == coef.length
         target = arrays.gradient if is_whole else arrays.weight_gradient
-        write_residual, has_l2 = self.make_residual(coef, like), self.has_l2
+        write_residual = self.make_residual(coef, like, product)
+        has_l2 = self.has_l2
         l2 = xp.number(self.l2_factor, arrays.values)
         penalty = arrays.weight_gradient, arrays.weight, l2, arrays.weight_scratch
 

@@ -120,8 +120,8 @@ class Block:
             blocks.append(self[n_rows - rest : n_rows])
         return blocks
 
-    def move(self, buffer: Block) -> Block:
-        """The same rows with their X copied into a buffer, and residuals there."""
+    def with_X_in(self, buffer: Block) -> Block:
+        """The same rows with a copy of X in a buffer, which has room for residuals."""
         buffer.X[...] = self.X
         return Block(
             buffer.X,
