@@ -199,6 +199,10 @@ PARAMETERS = {
     "optimizer Adam": case_of(
         "'Adam' is not known. Did you mean 'adam'", optimizer="Adam"
     ),
+    "optimizer with its module": case_of(
+        "'torch.optim.Adam' is not known. Did you mean 'adam'",
+        optimizer="torch.optim.Adam",
+    ),
     "optimizer far off": case_of(
         r"'magic' is not known\. Valid are 'sgd'", optimizer="magic"
     ),
@@ -217,7 +221,7 @@ PARAMETERS = {
     if hasattr(torch.optim, "Muon")
     else case_of("'epochs'", epochs=-1),
     "optimizer instance": case_of(
-        "'optimizer' parameter .* must be",
+        "optimizer is an instance of SGD: pass the class, .* lr .* optimizer_params",
         optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1),
     ),
     "momentum 1": case_of("'momentum' .* Got 1 instead", momentum=1),

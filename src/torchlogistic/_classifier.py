@@ -386,6 +386,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         with self._unchanged_on_failure(), undisturbed():
             return self._partial_fit(X, y, classes, sample_weight)
 
+    def _validate_params(self) -> None:
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            name = type(self.optimizer).__name__
+            raise ValueError(
+                f"optimizer is an instance of {name}: pass the class, its step size as "
+                "lr and what else it takes as optimizer_params"
+            )
+        super()._validate_params()
+
     def _fit(
         self,
         X: Any,
