@@ -54,8 +54,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 # Multiplications that a product of NumPy's BLAS takes before it wakes other threads,
 # which then spin for a tenth of a second and keep what follows from a core.
 SERIAL_PRODUCT = 2**18
-# What OpenBLAS takes, since version 0.3.27 or so (in the wheels of NumPy 2), for the
-# product of a matrix with a matrix, and with a vector.
+# What the OpenBLAS in the wheels of NumPy 2 takes for the product of a matrix with a
+# matrix, and with a vector. For a vector that of NumPy 1.26 takes a fiftieth.
 SERIAL_COLUMNS = 2**19 - 1
 SERIAL_VECTOR = 4 * 115_200 - 1
 MIN_ROWS = 32  # in a slice of X that is multiplied with a matrix

@@ -2,10 +2,10 @@
 
 :class:`Batches` visits rows in mini-batches: it copies as many batches as stay in a
 core's cache into a buffer, in the order of the epoch, and hands out views of that
-buffer, made once for all epochs. Each row of X is read from main memory once an epoch,
-and no tensor is created in the loop. Of large data several threads copy, each into a
-buffer of its own, and whoever has copied a chunk trains on it when it is its turn: what
-one core has read, no other has to fetch from its cache.
+buffer, made once for all epochs; where rows keep their order, long batches are views of
+the data. Each row of X is read from main memory once an epoch. Of large data several
+threads copy, each into a buffer of its own, and whoever has copied a chunk trains on it
+when it is its turn: what one core has read, no other has to fetch from its cache.
 """
 
 from __future__ import annotations
@@ -259,20 +259,19 @@ class Batches:
         if self.n_threads > 1:
             fitting = max(fitting, TURN_BYTES // self.batch_bytes)
         capacity = min(max(fitting, 1) * batch_size, n_rows)
+        ones = fit_intercept and small
         gathers = not in_order and isinstance(as_array(rows.X), np.ndarray)
-        padded = gathers and rows.X.nbytes <= PADDED_BYTES
+        padded = ones and gathers and rows.X.nbytes <= PADDED_BYTES
         # With several logits the sums that the ones save take longer.
-        twice = gathers and not padded and rows.y.dim() == 1
-        ones = small and not (twice and self.batch_bytes > ONES_BYTES)
-        allocate = partial(
-            buffer_block, rows, capacity, fit_intercept=fit_intercept and ones
-        )
+        if gathers and not padded and rows.y.dim() == 1:
+            ones = ones and self.batch_bytes <= ONES_BYTES
+        allocate = partial(buffer_block, rows, capacity, fit_intercept=ones)
         n_rooms = min(self.n_threads, -(-n_rows // capacity))
         rooms = [Room(allocate(), batch_size, n_rows) for _ in range(n_rooms)]
         if views and capacity == batch_size:  # so long that it matters what is copied
             self._buffers = rooms
             return self._views(rows), self._kept
-        if padded and small and fit_intercept:
+        if padded:
             self.copier.add_ones()
         if in_order and capacity == n_rows:  # one buffer, which stays as it is
             self.copier.copy(slice(None), rooms[0].full.span)

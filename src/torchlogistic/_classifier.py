@@ -27,7 +27,7 @@ from ._callbacks import (
 from ._labels import check_given_classes, check_known_labels, find_classes
 from ._module import linear_module
 from ._prediction import class_index, linear_logits, probabilities
-from ._solvers import SOLVERS
+from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
 from ._training import Task, train, undisturbed
 from ._validation import (
@@ -339,6 +339,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             that separate the classes without a penalty, and if after ten epochs, or
             fewer that were stopped early, the loss is more than twice that of equal
             probabilities for all classes, or after fewer a hundred times that.
+        UserWarning
+            If no row of some class has a weight, or ``torch.optim.LBFGS`` without a
+            line search is to train in mini-batches.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
@@ -387,12 +390,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             return self._partial_fit(X, y, classes, sample_weight)
 
     def _validate_params(self) -> None:
-        if isinstance(self.optimizer, torch.optim.Optimizer):
-            name = type(self.optimizer).__name__
-            raise ValueError(
-                f"optimizer is an instance of {name}: pass the class, its step size as "
-                "lr and what else it takes as optimizer_params"
-            )
+        check_class(self.optimizer)
         super()._validate_params()
 
     def _fit(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch.optim import Optimizer
 
 from ._objective import Coefficients, Objective
 from ._rows import Rows, view_block
@@ -51,6 +52,19 @@ class Judge:
     rows: Rows
     whole: bool = True
     mixes: bool = False
+
+    def of_optimizer(self, optimizer: Optimizer, n_batches: int) -> Judge:
+        """The judge of runs with an optimizer; warns of one that needs all rows."""
+        if not isinstance(optimizer, torch.optim.LBFGS) or n_batches == 1:
+            return self
+        if optimizer.param_groups[0]["line_search_fn"] is not None:
+            return self  # it bounds what comes of such differences
+        warn(
+            f"{type(optimizer).__name__} takes differences of gradients, and those of "
+            f"two mini-batches differ by their rows as well: {ALL_ROWS}.",
+            UserWarning,
+        )
+        return replace(self, mixes=True)
 
     def null_loss(self, rows: Rows) -> float:
         """Loss of equal probabilities; ``pos_weight`` may make it large."""

@@ -19,14 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import SERIAL_ENTRIES, Array, accumulator, as_tensor, namespace
+from ._arrays import (
+    SERIAL_ENTRIES,
+    SERIAL_PRODUCT,
+    Array,
+    accumulator,
+    as_tensor,
+    namespace,
+)
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._threads import Team
 from ._warnings import warn
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
-PIECE_PRODUCTS = 2**18  # multiplications, below what makes a BLAS share a product
+PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 

@@ -163,11 +163,12 @@ class CategoricalCrossEntropy:
         return y
 
     def labels(self, y: Tensor) -> Tensor:
-        if not isinstance(as_array(y), np.ndarray):
+        rows = as_array(y)
+        if not isinstance(rows, np.ndarray):
             return y.argmax(dim=1)
-        numbers = np.arange(self.n_outputs, dtype=as_array(y).dtype)
         # By neither torch's threads nor those of BLAS.
-        return _cast(torch.from_numpy(np.einsum("ij,j->i", y, numbers)), torch.int64)
+        numbers = np.arange(self.n_outputs, dtype=rows.dtype)
+        return torch.from_numpy(np.einsum("ij,j->i", rows, numbers).astype(np.int64))
 
     def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
         # First the difference: most rows are on their side, where it rounds least.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -39,7 +38,7 @@ from ._continuation import (
     restore_schedules,
     schedule_states,
 )
-from ._divergence import ALL_ROWS, Judge
+from ._divergence import Judge
 from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
@@ -49,7 +48,6 @@ from ._rows import Block, Rows, view_block
 from ._steps import make_optimizer
 from ._stream import RandomStream
 from ._threads import Team
-from ._warnings import warn
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
 
@@ -199,21 +197,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             team=self.team,
             epochs=self.max_epochs,
         )
-        shared = self.objective, batches, self.coef, self.optimizer_, self.team
-        solver = MiniBatch(*shared)
-        optimizer = self.optimizer_
-        if isinstance(optimizer, torch.optim.LBFGS) and solver.n_batches > 1:
-            # A line search bounds what comes of such differences.
-            mixes = optimizer.param_groups[0]["line_search_fn"] is None
-            self.judge = replace(self.judge, mixes=mixes)
-            if mixes:
-                warn(
-                    f"{type(optimizer).__name__} takes differences of gradients, and "
-                    "those of two mini-batches differ by their rows as well: "
-                    f"{ALL_ROWS}.",
-                    UserWarning,
-                )
-        return solver
+        self.judge = self.judge.of_optimizer(self.optimizer_, batches.n_batches)
+        return MiniBatch(self.objective, batches, self.coef, self.optimizer_, self.team)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Let the parameters of a copy, too, be views of what its solver trains."""

@@ -94,6 +94,15 @@ def find_solver(optimizer: str | type[Optimizer]) -> Solver:
     )
 
 
+def check_class(optimizer: Any) -> None:
+    """Raise ValueError for an instance in place of a class."""
+    if isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"optimizer is an instance of {type(optimizer).__name__}: pass the class, "
+            "its step size as lr and what else it takes as optimizer_params"
+        )
+
+
 def check_penalty(solver: Solver, l1: float) -> None:
     """Raise ValueError if a solver does not take the penalty, naming those that do."""
     if l1 and not solver.l1:
