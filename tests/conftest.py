@@ -17,6 +17,13 @@ if not torch.cuda.is_available():  # read when Triton is imported
 collect_ignore = ["benchmarks"]
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """Tests without the marker ``gpu`` compute on the CPU, whatever there is."""
+    if torch.cuda.is_available() and "gpu" not in request.keywords:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 class Chapter:
     """The chapter's data: 80 rows to train on, 20 to validate, scaled."""
 

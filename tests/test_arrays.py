@@ -97,6 +97,26 @@ def test_gram(n_rows, name, monkeypatch):
         np.testing.assert_allclose(found, a.T @ a)
 
 
+@pytest.mark.parametrize("keep", [0.9, np.array(0.9), np.array([0.5, 0.7])])
+@pytest.mark.parametrize("factor", [1.0, 0.3, np.array(0.3), np.array([1.0, 0.3])])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_products_are_added(keep, factor, in_place):
+    """The array may be the room for the product."""
+    start, array = np.random.default_rng(0).random((2, 3, 2))
+    for xp, convert in (NumpyNamespace, np.array), (TorchNamespace, torch.tensor):
+        numbers = [n if np.isscalar(n) else convert(n) for n in (keep, factor)]
+
+        def result(function, *before, convert=convert, last=numbers[1]):
+            total, own = convert(start), convert(array)
+            function(total, *before, own, last, own if in_place else 0 * own)
+            return np.asarray(total)
+
+        added = result(xp.add_product)
+        np.testing.assert_allclose(added, start + factor * array, rtol=1e-15)
+        kept = result(xp.accumulate, numbers[0])
+        np.testing.assert_allclose(kept, keep * start + factor * array, rtol=1e-15)
+
+
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_take(contiguous):
     source, index = np.arange(12.0).reshape(4, 3), np.array([2, 0, 2])

@@ -4,6 +4,7 @@ What can be tested without one is in test_device, test_graphs, test_transfer and
 test_triton; the last runs its kernel here where there is a device.
 """
 
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -140,6 +141,20 @@ def test_graphs_equal_single_steps(optimizer, n_classes, l1_ratio, monkeypatch):
     assert_close(graphed, fit(data, **settings), 1e-12)
 
 
+@every_rule
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_kernel_of_batches(
+    optimizer, shuffle, fit_intercept, class_weight, monkeypatch
+):
+    settings = {"shuffle": shuffle, "fit_intercept": fit_intercept}
+    settings |= {"class_weight": class_weight, "optimizer": optimizer, "epochs": 5}
+    found = fit(make_data(), **settings)
+    monkeypatch.setattr(_gradient, "find_batch_kernel", lambda block: None)
+    assert_close(found, fit(make_data(), **settings), 1e-9)
+
+
 @every_optimizer
 @both_losses
 @pytest.mark.parametrize("batch_size", [64, None])
@@ -181,7 +196,9 @@ def test_kernel_equals_products(n_features, monkeypatch):
 
 @contextmanager
 def no_waiting():
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -135,6 +135,15 @@ class NumpyNamespace:
         total += room
 
     @staticmethod
+    def accumulate(
+        total: Array, keep: Number, array: Array, factor: Number, room: Array
+    ) -> None:
+        """``total = keep * total + factor * array``, with room for a product."""
+        total *= keep
+        np.multiply(array, factor, out=room)
+        total += room
+
+    @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:
         """``start + step * change``."""
         np.multiply(change, step, out=out)
@@ -246,8 +255,22 @@ class TorchNamespace:
 
     @staticmethod
     def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
-        torch.multiply(array, factor, out=room)
-        total += room
+        # One kernel: on a device the number of them is what small batches cost.
+        if isinstance(factor, Tensor):
+            torch.addcmul(total, array, factor, out=total)
+        else:
+            torch.add(total, array, alpha=factor, out=total)
+
+    @staticmethod
+    def accumulate(
+        total: Array, keep: Number, array: Array, factor: Number, room: Array
+    ) -> None:
+        plain = not (isinstance(keep, Tensor) or isinstance(factor, Tensor))
+        if plain and factor == 1.0:
+            torch.add(array, total, alpha=keep, out=total)
+            return
+        total *= keep
+        TorchNamespace.add_product(total, array, factor, room)
 
     @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:

@@ -11,6 +11,7 @@ when it is its turn: what one core has read, no other has to fetch from its cach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -247,6 +248,8 @@ class Batches:
         fitting //= self.batch_bytes
         fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
         in_order = self._in_order
+        # The kernel of ``_triton`` needs no ones, and reads rows with them slowly.
+        fit_intercept = fit_intercept and not self._has_kernel(rows)
         if rows.transfer is not None and not self.in_pieces:
             capacity = min(max(fitting, 1) * batch_size, n_rows)
             lane = partial(Lane, rows, capacity, batch_size)
@@ -277,6 +280,9 @@ class Batches:
             self.copier.copy(slice(None), rooms[0].full.span)
             return rooms, self._kept
         return rooms, self._copied
+
+    def _has_kernel(self, rows: Rows) -> bool:
+        return self.device.type == "cuda" and rows.y.dim() == 1
 
     def _views(self, rows: Rows) -> list[Room]:
         return [Room(view_block(rows), self.batch_size, self.n_rows)]
@@ -324,18 +330,9 @@ class Batches:
             act(chunk.batches)
             self._note(chunk, start)
 
-        try:
-            order = self._order(seed)
-            self._draw_ahead()
+        with self._ordered(seed, ahead=True) as order:
             prepare = [partial(self._copy, order, room) for room in self.rooms]
             self.copier.team.in_turn(self._starts, prepare, visit)
-        except BaseException:
-            # Whoever stops early finds no thread at work: an interpreter that exits
-            # while one is in torch aborts.
-            if self._drawn is not None:
-                self._drawn[1].stop()
-                self._drawn = None
-            raise
 
     def _next_seed(self) -> int:
         return self.stream.epoch_seed(shuffle=self.shuffle, validation=self.validation)
@@ -354,9 +351,10 @@ class Batches:
         yield self.rooms[0].full, 0
 
     def _copied(self, seed: int) -> Iterator[tuple[Chunk, int]]:
-        order = self._order(seed)
-        for start in self._starts:
-            yield self._copy(order, self.rooms[0], start), start
+        # While a device computes, this thread has nothing to do but to start it.
+        with self._ordered(seed, ahead=self.device.type != "cpu") as order:
+            for start in self._starts:
+                yield self._copy(order, self.rooms[0], start), start
 
     def _copy(self, order: Array | None, room: Room, start: int) -> Chunk:
         """Copy a chunk into a room."""
@@ -410,6 +408,22 @@ class Batches:
             order = self.stream.permutation(self.n_rows, seed)
         self._epochs_left -= 1
         return as_array(send(order, self.device))
+
+    @contextmanager
+    def _ordered(self, seed: int, *, ahead: bool) -> Iterator[Array | None]:
+        """The order of an epoch, while another thread may draw that of the next."""
+        try:
+            order = self._order(seed)
+            if ahead:
+                self._draw_ahead()
+            yield order
+        except BaseException:
+            # Whoever stops early finds no thread at work: an interpreter that exits
+            # while one is in torch aborts.
+            if self._drawn is not None:
+                self._drawn[1].stop()
+                self._drawn = None
+            raise
 
     def _draw_ahead(self) -> None:
         """Let another thread draw the order of the next epoch, if there is one."""

@@ -37,8 +37,7 @@ PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
-# Sums of the loss, its gradient and the residuals, with logits and residuals written.
-Kernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
+Kernel = Callable[..., Any]  # a function of ``_triton``
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -130,25 +129,13 @@ class PieceGradient:
         total: Any = None
         try:
             for piece in on_device(group.pieces):
-                sums = kernel(
-                    piece.X,
-                    piece.y,
-                    piece.weight,
-                    coef.weight,
-                    coef.intercept if coef.fit_intercept else None,
-                    logits=piece.logits,
-                    residual=piece.residual,
-                )
+                sums = kernel(*kernel_arguments(piece, coef), **results(piece))
                 total = sums if total is None else [*map(torch.add, total, sums)]
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # Triton needs a C compiler to launch the first
+        except Exception as error:
             self._failed = True
-            warn(
-                f"Triton could not build a kernel ({type(error).__name__}: {error}). "
-                "torch's products take its place; they read X twice.",
-                RuntimeWarning,
-            )
+            warn_of_kernel(error)
             return self._sums(group, coef)
         return Sums(*total)
 
@@ -173,11 +160,90 @@ def write_logits(objective: Objective, block: Block, coef: Coefficients) -> Tens
 
 def find_kernel(block: Block) -> Kernel | None:
     """The kernel of :mod:`._triton`, if a block is one that it serves."""
-    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
+    if not _has_kernel(block):
         return None
-    from ._triton import find_kernel  # half a second
+    from ._triton import loss_and_gradient
 
-    return find_kernel(block.logits.device, block.n_features)
+    return loss_and_gradient
+
+
+def find_batch_kernel(block: Block) -> Kernel | None:
+    """The same for a mini-batch."""
+    if not _has_kernel(block):
+        return None
+    from ._triton import write_batch_gradient
+
+    return write_batch_gradient
+
+
+def _has_kernel(block: Block) -> bool:
+    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
+        return False
+    from ._triton import serves  # half a second
+
+    return serves(block.logits.device, block.n_features)
+
+
+def kernel_arguments(block: Block, coef: Coefficients) -> tuple[Any, ...]:
+    """What a kernel reads."""
+    intercept = coef.intercept if coef.fit_intercept else None
+    return block.features, block.y, block.weight, coef.weight, intercept
+
+
+def results(block: Block) -> dict[str, Tensor]:
+    """What a kernel writes for each row."""
+    return {"logits": block.logits, "residual": block.residual}
+
+
+def warn_of_kernel(error: Exception) -> None:
+    # Triton needs a C compiler to launch the first.
+    warn(
+        f"Triton could not build a kernel ({type(error).__name__}: {error}). torch's "
+        "products take its place; they read X twice.",
+        RuntimeWarning,
+    )
+
+
+class BatchGradient:
+    """The gradient of mini-batches, by a kernel where there is one.
+
+    Parameters
+    ----------
+    objective : Objective
+    coef : Coefficients
+    """
+
+    def __init__(self, objective: Objective, coef: Coefficients) -> None:
+        self.objective = objective
+        self._failed = False  # whether the kernel could not be built
+        # On the device for as long as recorded graphs may read it.
+        self._l2 = torch.as_tensor(
+            objective.l2, dtype=accumulator(coef.values), device=coef.values.device
+        )
+
+    def make(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
+        """A function that writes the gradient of blocks into the coefficients."""
+        plain = self.objective.make_gradient(coef, like)
+        kernel = None if self._failed else find_batch_kernel(like)
+        if kernel is None:
+            return plain
+        fixed = {"l2": self._l2, "gradient": coef.gradient}
+
+        def write_gradient(block: Block) -> None:
+            if self._failed:
+                plain(block)
+                return
+            arguments = kernel_arguments(block, coef)
+            try:
+                kernel(*arguments, **results(block), **fixed)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self._failed = True
+                warn_of_kernel(error)
+                plain(block)
+
+        return write_gradient
 
 
 def cut(block: Block) -> list[Group]:

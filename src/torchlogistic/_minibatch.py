@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ._batches import Batches
-from ._gradient import PieceGradient
+from ._gradient import BatchGradient, PieceGradient
 from ._graphs import GraphedSteps, find_recorder
-from ._inplace import InPlaceStep, Listener
+from ._inplace import InPlaceStep, Listener, MakeGradient
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._steps import make_step
@@ -51,8 +51,7 @@ class MiniBatch:
         self.coef = coef
         self.pieces = PieceGradient(objective, team)
         self.shared = batches.shared
-        make_gradient = self._share_gradient if self.shared else objective.make_gradient
-        self.step = make_step(objective, coef, optimizer, make_gradient)
+        self.step = make_step(objective, coef, optimizer, self._find_gradient())
         # Whether each gradient adds the loss of its batch. Of several gradients of a
         # batch, for an optimizer that asks for them, the first one's logits remain.
         self._adds_losses = self.shared and not self.step.needs_closure
@@ -60,6 +59,14 @@ class MiniBatch:
         self._loss_sum: Tensor | float | None = None
         self.n_batches = batches.n_batches
         self.done = False  # a given number of epochs is what it runs
+
+    def _find_gradient(self) -> MakeGradient:
+        """What computes the gradient of a batch."""
+        if self.shared:
+            return self._share_gradient
+        if self.batches.device.type == "cuda":
+            return BatchGradient(self.objective, self.coef).make
+        return self.objective.make_gradient
 
     def _find_graphs(self) -> GraphedSteps | None:
         """What records updates, on a device that does, for batches where it pays.

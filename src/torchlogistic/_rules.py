@@ -65,8 +65,8 @@ class SGDStep(InPlaceStep):
             if segment.n_steps == 1:  # the first gradient is not dampened
                 velocity[...] = direction
             else:
-                velocity *= self.momentum
-                self.xp.add_product(velocity, direction, self.gain, room)
+                keep, gain = self.momentum, self.gain
+                self.xp.accumulate(velocity, keep, direction, gain, room)
             if self.nesterov:
                 self.xp.add_product(direction, velocity, self.momentum, room)
             else:
@@ -127,12 +127,9 @@ class AdamStep(InPlaceStep):
             values *= self.keep
         if self.decays:
             self.add_decay(segment)
-        mean *= self.beta1
-        self.xp.add_product(mean, gradient, self.rest1, root)
+        self.xp.accumulate(mean, self.beta1, gradient, self.rest1, root)
         gradient *= gradient
-        gradient *= self.rest2
-        square *= self.beta2
-        square += gradient
+        self.xp.accumulate(square, self.beta2, gradient, self.rest2, gradient)
         if self.amsgrad:
             largest = segment.state["max_exp_avg_sq"]
             square = self.xp.maximum(largest, square, out=largest)
@@ -183,14 +180,11 @@ class RMSpropStep(InPlaceStep):
         if self.decays:
             self.add_decay(segment)
         square = segment.state["square_avg"]
-        square *= self.decay
         self.xp.multiply(gradient, gradient, out=root)
-        root *= self.rest
-        square += root
+        self.xp.accumulate(square, self.decay, root, self.rest, root)
         if self.centered:
             mean = segment.state["grad_avg"]
-            mean *= self.decay
-            self.xp.add_product(mean, gradient, self.rest, root)
+            self.xp.accumulate(mean, self.decay, gradient, self.rest, root)
             self.xp.multiply(mean, mean, out=root)
             square = self.xp.subtract(square, root, out=root)
         self.xp.sqrt(square, out=root)
