@@ -73,9 +73,11 @@ WAYS = {
 
 def set_ways(monkeypatch, **constants):
     constants = {"PADDED_BYTES": 0, "TASK_BYTES": 100, **constants}
-    monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", constants.pop("CHUNK_BYTES"))
     for name, value in constants.items():
-        monkeypatch.setattr(_batches, name, value)
+        if isinstance(by_device := getattr(_batches, name), dict):
+            monkeypatch.setitem(by_device, "cpu", value)
+        else:
+            monkeypatch.setattr(_batches, name, value)
 
 
 @pytest.fixture(params=WAYS)

@@ -168,7 +168,7 @@ def test_fits_equal_those_of_numpy(settings, n_classes, request, monkeypatch):
     )
     if settings.get("batch_size") == 100:
         monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 1)
-        monkeypatch.setattr("torchlogistic._batches.SHARED_BYTES", 1)
+        monkeypatch.setitem(_batches.SHARED_BYTES, "cpu", 1)
     given = {"alpha": 0.01, "epochs": 50, "random_state": 0, **settings}
     clf = TorchLogisticClassifier(device="cpu", tol=1e-6, **given)
     expected = clf.fit(X, y)

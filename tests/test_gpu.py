@@ -15,6 +15,7 @@ from sklearn.datasets import make_classification
 from torchlogistic import (
     BatchedGridSearchCV,
     TorchLogisticClassifier,
+    _batches,
     _candidates,
     _gradient,
     _minibatch,
@@ -211,6 +212,7 @@ def no_waiting():
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("batch_size", [64, 40_000])
 def test_an_epoch_does_not_wait(optimizer, graphs, resident, batch_size, monkeypatch):
+    monkeypatch.setitem(_batches.SHARED_BYTES, "cuda", 2**24)
     if not graphs:
         monkeypatch.setattr(_minibatch, "find_recorder", lambda device: None)
     rows = make_rows(100_000, 128, device=DEVICE if resident else HOST)

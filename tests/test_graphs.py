@@ -273,7 +273,7 @@ def test_recordings_are_not_copied(recorder):
 def test_steps_of_torch_and_large_batches_are_not_recorded(monkeypatch):
     assert make_solver(SGD, {}).graphs is not None
     assert make_solver(torch.optim.Adamax, {}).graphs is None
-    monkeypatch.setattr(_batches, "SHARED_BYTES", 1)
+    monkeypatch.setitem(_batches.SHARED_BYTES, "cpu", 1)
     assert make_solver(SGD, {}).graphs is None
 
 

@@ -140,7 +140,7 @@ def test_loss_of_an_optimizer_with_a_closure_is_that_before_its_steps(
     shared, monkeypatch
 ):
     if shared:  # which asks for batches that do not fit in a chunk, and stay in place
-        monkeypatch.setattr(_batches, "SHARED_BYTES", 1)
+        monkeypatch.setitem(_batches.SHARED_BYTES, "cpu", 1)
         monkeypatch.setitem(_batches.CHUNK_BYTES, "cpu", 1)
     mini = solver(batch_size=40, optimizer="with a closure", lr=1.0)
     expected = []

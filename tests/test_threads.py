@@ -128,7 +128,13 @@ def test_a_team_keeps_to_the_limit_of_a_worker():
         joblib.delayed(lambda: Team().size)() for _ in "ab"
     )
     assert size == [1, 1] or torch.get_num_threads() > 2  # joblib shares the cores
-    assert Team().size == torch.get_num_threads()
+    assert Team().size == min(torch.get_num_threads(), _threads.MOST_THREADS)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3, 64])
+def test_of_many_threads_a_team_has_some(n_threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    assert Team().size == min(n_threads, _threads.MOST_THREADS)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ._arrays import Array, as_array, as_tensor, namespace, send
@@ -35,9 +36,11 @@ CHUNK_BATCHES = {"cuda": 512}
 TURNS_BYTES = 2**25
 # ... in larger chunks: to hand over a turn may take as long as to copy 500 KB.
 TURN_BYTES = 2**21
-# A batch with more bytes of X is shared by several threads. For less, a step would
-# wait longer for the other threads than it takes.
-SHARED_BYTES = 2**23
+# A batch with more bytes of X is shared by several threads: for less, a step would wait
+# longer for the other threads than it takes. On a device its update is none of a graph:
+# to launch its kernels one by one takes 300 microseconds, as long as to read so much
+# three times.
+SHARED_BYTES = {"cpu": 2**23, "cuda": 2**28}
 # It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19
 # A buffer that holds several batches has a column of ones, which saves the calls for
@@ -47,6 +50,11 @@ PADDED_BYTES = 2**20
 # The rows of more are copied twice to leave a gap for the ones. Of batches with more
 # bytes of X than these that costs more than it saves.
 ONES_BYTES = 2**16
+
+
+def for_device(numbers: dict[str, int], device: torch.device) -> int:
+    """The number for a device; that of CUDA's for all that are not the CPU."""
+    return numbers.get(device.type, numbers["cuda"])
 
 
 class Copier:
@@ -225,7 +233,9 @@ class Batches:
         self._in_order = batch_size == n_rows or not shuffle
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
-        self.shared = self.in_pieces or self.batch_bytes > SHARED_BYTES
+        self.shared = self.in_pieces or self.batch_bytes > for_device(
+            SHARED_BYTES, self.device
+        )
         self._epochs_left = epochs
         self._drawn: tuple[int, Begun, list[Tensor]] | None = None
         on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
@@ -244,8 +254,7 @@ class Batches:
     def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Visits]:
         """Choose where batches lie and how they come there."""
         batch_size, n_rows = self.batch_size, self.n_rows
-        fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
-        fitting //= self.batch_bytes
+        fitting = for_device(CHUNK_BYTES, self.device) // self.batch_bytes
         fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
         in_order = self._in_order
         # The kernel of ``_triton`` needs no ones, and reads rows with them slowly.

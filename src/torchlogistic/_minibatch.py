@@ -69,11 +69,7 @@ class MiniBatch:
         return self.objective.make_gradient
 
     def _find_graphs(self) -> GraphedSteps | None:
-        """What records updates, on a device that does, for batches where it pays.
-
-        Of a batch that is shared the update takes longer than its launch: to read 8 MB
-        twice, 5 microseconds at 3 TB/s, is as much as to launch one of its kernels.
-        """
+        """What records updates, on a device that does, for batches where it pays."""
         recorder = find_recorder(self.batches.device)
         if recorder is None or self.shared or not isinstance(self.step, InPlaceStep):
             return None
