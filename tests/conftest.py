@@ -20,7 +20,7 @@ collect_ignore = ["benchmarks"]
 @pytest.fixture(autouse=True)
 def on_the_cpu(request, monkeypatch):
     """Tests without the marker ``gpu`` compute on the CPU, whatever there is."""
-    if torch.cuda.is_available() and "gpu" not in request.keywords:
+    if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 

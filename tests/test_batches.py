@@ -7,13 +7,15 @@ import time
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchlogistic import _batches
+from torchlogistic import TorchLogisticClassifier, _batches
 from torchlogistic._batches import Batches, Copier
 from torchlogistic._rows import Rows
 from torchlogistic._stream import RandomStream
 from torchlogistic._threads import Team
+from torchlogistic._transfer import Transfer
 
 
 def make_rows(n_rows, weighted=False, n_classes=2):
@@ -159,15 +161,60 @@ def test_what_the_losses_depend_on_is_recorded(shuffle, batch_size, weighted, by
             assert (record.weight.reshape(-1) == record.y + 1).all()
 
 
-def test_the_order_of_the_next_epoch_is_drawn_ahead(monkeypatch):
-    set_ways(monkeypatch, **WAYS["in turn"])
-    batches = make_batches(make_rows(100), 16, seed=7, epochs=3)
+def batches_drawn_ahead(kind, monkeypatch):
+    """Batches, and how to visit them."""
+    set_ways(monkeypatch, **WAYS["in turn" if kind == "in turn" else "many chunks"])
+    rows = make_rows(100)
+    if kind == "passing through":
+        rows.transfer = Transfer(torch.device("cpu"))
+    batches = make_batches(rows, 16, seed=7, epochs=3)
+    if kind == "on a device":
+        batches.device = torch.device("cuda")
+        monkeypatch.setattr(_batches, "send", lambda order, device: order)
+    return batches, "each" if kind == "in turn" else "iteration"
+
+
+ahead = pytest.mark.parametrize("kind", ["in turn", "on a device", "passing through"])
+
+
+@ahead
+def test_the_order_of_the_next_epoch_is_drawn_ahead(kind, monkeypatch):
+    batches, by = batches_drawn_ahead(kind, monkeypatch)
     drawn = []
     for expected in loaded(100, 16, seed=7, epochs=4, validation=False):
         drawn.append(batches._drawn is not None)
-        assert visited(batches, "each") == expected
+        assert visited(batches, by) == expected
     assert drawn == [False, True, True, False]
     assert batches.stream.n_draws == 8  # no more than what was visited
+
+
+@pytest.mark.parametrize("kind", ["on a device", "passing through"])
+def test_who_leaves_an_epoch_leaves_no_thread_at_work(kind, monkeypatch):
+    batches, _ = batches_drawn_ahead(kind, monkeypatch)
+    chunks = iter(batches)
+    next(chunks)
+    assert batches._drawn is not None
+    chunks.close()
+    assert batches._drawn is None
+
+
+def test_a_run_that_is_stopped_leaves_no_thread_at_work(monkeypatch):
+    set_ways(monkeypatch, **WAYS["in turn"])
+    seen = []
+
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            batches = net.solver_.batches
+            seen.append((batches, batches._drawn))
+            raise KeyboardInterrupt  # which stops the run
+
+    X, y = np.random.default_rng(0).normal(size=(200, 3)), np.arange(200) % 2
+    clf = TorchLogisticClassifier(epochs=3, batch_size=16, callbacks=[Stop()])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    clf.fit(X, y)
+    ((batches, drawn),) = seen
+    assert drawn is not None
+    assert batches._drawn is None
 
 
 def test_an_epoch_that_is_left_does_not_spoil_the_next(monkeypatch):

@@ -149,11 +149,23 @@ def test_graphs_equal_single_steps(optimizer, n_classes, l1_ratio, monkeypatch):
 def test_kernel_of_batches(
     optimizer, shuffle, fit_intercept, class_weight, monkeypatch
 ):
+    pytest.importorskip("triton", reason="needs Triton")
     settings = {"shuffle": shuffle, "fit_intercept": fit_intercept}
     settings |= {"class_weight": class_weight, "optimizer": optimizer, "epochs": 5}
-    found = fit(make_data(), **settings)
+    X, y = make_data()
+    data = np.ascontiguousarray(X[:, :5]), y  # rows of an odd length
+    find, found = _gradient.find_batch_kernel, []
+
+    def note(block):
+        found.append(find(block))
+        return found[-1]
+
+    monkeypatch.setattr(_gradient, "find_batch_kernel", note)
+    by_kernel = fit(data, **settings)
+    assert found
+    assert None not in found
     monkeypatch.setattr(_gradient, "find_batch_kernel", lambda block: None)
-    assert_close(found, fit(make_data(), **settings), 1e-9)
+    assert_close(by_kernel, fit(data, **settings), 1e-9)
 
 
 @every_optimizer
@@ -212,7 +224,7 @@ def no_waiting():
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("batch_size", [64, 40_000])
 def test_an_epoch_does_not_wait(optimizer, graphs, resident, batch_size, monkeypatch):
-    monkeypatch.setitem(_batches.SHARED_BYTES, "cuda", 2**24)
+    monkeypatch.setitem(_batches.SHARED_BYTES, "cuda", 2**24)  # for the longer one
     if not graphs:
         monkeypatch.setattr(_minibatch, "find_recorder", lambda device: None)
     rows = make_rows(100_000, 128, device=DEVICE if resident else HOST)
@@ -226,7 +238,8 @@ def test_an_epoch_does_not_wait(optimizer, graphs, resident, batch_size, monkeyp
         stream=RandomStream(0),
         fit_intercept=True,
         validation=False,
-        team=Team(1),
+        team=Team(2),
+        epochs=5,
     )
     cls = SOLVERS[optimizer].torch_class
     optimizer = make_optimizer(cls, parameters, lr=0.01)
@@ -237,6 +250,8 @@ def test_an_epoch_does_not_wait(optimizer, graphs, resident, batch_size, monkeyp
     with no_waiting():
         run.epoch()
     assert np.isfinite(run.loss)
+    assert batches._drawn is not None
+    run.stop()
 
 
 @torch.no_grad()

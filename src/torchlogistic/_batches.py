@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ._arrays import Array, as_array, as_tensor, namespace, send
@@ -37,10 +36,9 @@ TURNS_BYTES = 2**25
 # ... in larger chunks: to hand over a turn may take as long as to copy 500 KB.
 TURN_BYTES = 2**21
 # A batch with more bytes of X is shared by several threads: for less, a step would wait
-# longer for the other threads than it takes. On a device its update is none of a graph:
-# to launch its kernels one by one takes 300 microseconds, as long as to read so much
-# three times.
-SHARED_BYTES = {"cpu": 2**23, "cuda": 2**28}
+# longer for the other threads than it takes. With CUDA it is no part of a graph, of
+# which one of fewer bytes shares the launch with others of its chunk.
+SHARED_BYTES = {"cpu": 2**23, "cuda": CHUNK_BYTES["cuda"] // 2}
 # It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19
 # A buffer that holds several batches has a column of ones, which saves the calls for
@@ -50,11 +48,6 @@ PADDED_BYTES = 2**20
 # The rows of more are copied twice to leave a gap for the ones. Of batches with more
 # bytes of X than these that costs more than it saves.
 ONES_BYTES = 2**16
-
-
-def for_device(numbers: dict[str, int], device: torch.device) -> int:
-    """The number for a device; that of CUDA's for all that are not the CPU."""
-    return numbers.get(device.type, numbers["cuda"])
 
 
 class Copier:
@@ -233,9 +226,8 @@ class Batches:
         self._in_order = batch_size == n_rows or not shuffle
         self.copier = Copier(rows, team)
         self.batch_bytes = batch_size * rows.X.shape[1] * rows.X.element_size()
-        self.shared = self.in_pieces or self.batch_bytes > for_device(
-            SHARED_BYTES, self.device
-        )
+        most = SHARED_BYTES.get(self.device.type, SHARED_BYTES["cpu"])
+        self.shared = self.in_pieces or self.batch_bytes > most
         self._epochs_left = epochs
         self._drawn: tuple[int, Begun, list[Tensor]] | None = None
         on_host = rows.transfer is None and isinstance(as_array(rows.X), np.ndarray)
@@ -254,7 +246,8 @@ class Batches:
     def _lay_out(self, rows: Rows, fit_intercept: bool) -> tuple[list[Room], Visits]:
         """Choose where batches lie and how they come there."""
         batch_size, n_rows = self.batch_size, self.n_rows
-        fitting = for_device(CHUNK_BYTES, self.device) // self.batch_bytes
+        fitting = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cuda"])
+        fitting //= self.batch_bytes
         fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
         in_order = self._in_order
         # The kernel of ``_triton`` needs no ones, and reads rows with them slowly.
@@ -291,7 +284,11 @@ class Batches:
         return rooms, self._copied
 
     def _has_kernel(self, rows: Rows) -> bool:
-        return self.device.type == "cuda" and rows.y.dim() == 1
+        if self.device.type != "cuda" or rows.y.dim() > 1:
+            return False
+        from ._triton import serves  # half a second
+
+        return serves(self.device, rows.X.shape[1])
 
     def _views(self, rows: Rows) -> list[Room]:
         return [Room(view_block(rows), self.batch_size, self.n_rows)]
@@ -376,10 +373,6 @@ class Batches:
         return chunk
 
     def _streamed(self, seed: int) -> Iterator[tuple[Chunk, int]]:
-        order = None
-        if self.shuffle:
-            order = as_array(self.stream.permutation(self.n_rows, seed))
-
         def collect(start: int) -> Fill[Lane]:
             def fill(lane: Lane) -> int:
                 n_rows = len(self._chunk(lane.room, start).span)
@@ -389,9 +382,10 @@ class Batches:
             return fill
 
         assert self.transfer is not None
-        arrived = self.transfer.run(self._lanes, map(collect, self._starts))
-        for start, lane in zip(self._starts, arrived, strict=True):
-            yield self._chunk(lane.room, start), start
+        with self._ordered(seed, ahead=True) as order:
+            arrived = self.transfer.run(self._lanes, map(collect, self._starts))
+            for start, lane in zip(self._starts, arrived, strict=True):
+                yield self._chunk(lane.room, start), start
 
     def _rows(self, order: Array | None, start: int) -> slice | Array:
         """The rows of a chunk: consecutive ones, or those that the order names."""
@@ -416,7 +410,8 @@ class Batches:
         if order is None:
             order = self.stream.permutation(self.n_rows, seed)
         self._epochs_left -= 1
-        return as_array(send(order, self.device))
+        # Rows that pass through a device are collected on the host.
+        return as_array(order if self.transfer else send(order, self.device))
 
     @contextmanager
     def _ordered(self, seed: int, *, ahead: bool) -> Iterator[Array | None]:
@@ -427,11 +422,7 @@ class Batches:
                 self._draw_ahead()
             yield order
         except BaseException:
-            # Whoever stops early finds no thread at work: an interpreter that exits
-            # while one is in torch aborts.
-            if self._drawn is not None:
-                self._drawn[1].stop()
-                self._drawn = None
+            self.stop()
             raise
 
     def _draw_ahead(self) -> None:
@@ -446,6 +437,12 @@ class Batches:
         drawing = Begun([draw])
         self._drawn = seed, drawing, found
         self.copier.team.ask(drawing, helpers=1)
+
+    def stop(self) -> None:
+        """Leave no thread at work: an interpreter that exits meanwhile aborts."""
+        if self._drawn is not None:
+            self._drawn[1].stop()
+            self._drawn = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_drawn": None}  # threads cannot be copied

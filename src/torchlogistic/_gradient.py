@@ -69,7 +69,7 @@ class PieceGradient:
     def __init__(self, objective: Objective, team: Team) -> None:
         self.objective = objective
         self.team = team
-        self._failed = False  # whether the kernel could not be built
+        self._kernels = Kernels()
 
     def evaluate(self, block: Block, coef: Coefficients) -> Tensor:
         """Logits and residuals into a block, the gradient into ``coef``.
@@ -77,7 +77,7 @@ class PieceGradient:
         Returns the sum of the losses: ().
         """
         groups = block.groups = block.groups or cut(block)
-        kernel = None if self._failed else find_kernel(groups[0].pieces[0])
+        kernel = self._kernels.find(find_kernel, groups[0].pieces[0])
         if kernel is None:
             sums = self.each(partial(self._sums, coef=coef), groups)
         else:
@@ -127,16 +127,11 @@ class PieceGradient:
 
     def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
         total: Any = None
-        try:
-            for piece in on_device(group.pieces):
-                sums = kernel(*kernel_arguments(piece, coef), **results(piece))
-                total = sums if total is None else [*map(torch.add, total, sums)]
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            self._failed = True
-            warn_of_kernel(error)
-            return self._sums(group, coef)
+        for piece in on_device(group.pieces):
+            sums = self._kernels.run(kernel, piece, coef)
+            if sums is None:
+                return self._sums(group, coef)
+            total = sums if total is None else [*map(torch.add, total, sums)]
         return Sums(*total)
 
 
@@ -184,24 +179,48 @@ def _has_kernel(block: Block) -> bool:
     return serves(block.logits.device, block.n_features)
 
 
-def kernel_arguments(block: Block, coef: Coefficients) -> tuple[Any, ...]:
-    """What a kernel reads."""
-    intercept = coef.intercept if coef.fit_intercept else None
-    return block.features, block.y, block.weight, coef.weight, intercept
+class Kernels:
+    """Runs kernels of :mod:`._triton`, until one cannot be built."""
 
+    def __init__(self) -> None:
+        self._failed = False
 
-def results(block: Block) -> dict[str, Tensor]:
-    """What a kernel writes for each row."""
-    return {"logits": block.logits, "residual": block.residual}
+    def find(
+        self, find: Callable[[Block], Kernel | None], block: Block
+    ) -> Kernel | None:
+        """The kernel that a function finds for a block, if any works."""
+        return None if self._failed else find(block)
 
+    def run(
+        self, kernel: Kernel, block: Block, coef: Coefficients, **more: Tensor
+    ) -> Any:
+        """What a kernel returns, or None if it cannot be built.
 
-def warn_of_kernel(error: Exception) -> None:
-    # Triton needs a C compiler to launch the first.
-    warn(
-        f"Triton could not build a kernel ({type(error).__name__}: {error}). torch's "
-        "products take its place; they read X twice.",
-        RuntimeWarning,
-    )
+        Logits and residuals are written into the block.
+        """
+        if self._failed:
+            return None
+        try:
+            return kernel(
+                block.features,
+                block.y,
+                block.weight,
+                coef.weight,
+                coef.intercept if coef.fit_intercept else None,
+                logits=block.logits,
+                residual=block.residual,
+                **more,
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton needs a C compiler to launch the first
+            self._failed = True
+            warn(
+                f"Triton could not build a kernel ({type(error).__name__}: {error}). "
+                "torch's products take its place; they read X twice.",
+                RuntimeWarning,
+            )
+            return None
 
 
 class BatchGradient:
@@ -215,7 +234,7 @@ class BatchGradient:
 
     def __init__(self, objective: Objective, coef: Coefficients) -> None:
         self.objective = objective
-        self._failed = False  # whether the kernel could not be built
+        self._kernels = Kernels()
         # On the device for as long as recorded graphs may read it.
         self._l2 = torch.as_tensor(
             objective.l2, dtype=accumulator(coef.values), device=coef.values.device
@@ -224,23 +243,13 @@ class BatchGradient:
     def make(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
         """A function that writes the gradient of blocks into the coefficients."""
         plain = self.objective.make_gradient(coef, like)
-        kernel = None if self._failed else find_batch_kernel(like)
+        kernel = self._kernels.find(find_batch_kernel, like)
         if kernel is None:
             return plain
-        fixed = {"l2": self._l2, "gradient": coef.gradient}
+        run = partial(self._kernels.run, kernel, coef=coef)
 
         def write_gradient(block: Block) -> None:
-            if self._failed:
-                plain(block)
-                return
-            arguments = kernel_arguments(block, coef)
-            try:
-                kernel(*arguments, **results(block), **fixed)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                self._failed = True
-                warn_of_kernel(error)
+            if run(block, l2=self._l2, gradient=coef.gradient) is None:
                 plain(block)
 
         return write_gradient

@@ -1,11 +1,12 @@
 """Mini-batch updates as recorded CUDA graphs.
 
-An update of a small batch is a dozen kernels. The device needs about a microsecond for
-each, the host five to launch it. A recorded graph is launched once for all updates of a
-chunk: the chunk's batches lie in the same memory each time, and so does all else that
-they use. What a graph cannot follow is a Python number, since the number becomes a part
-of it. Those that change from step to step or with ``lr`` lie in a table on the device,
-which is filled before each launch. After any other change the graphs are recorded anew.
+An update of a small batch is five to twenty kernels. The device needs about two
+microseconds for each, the host five and more to launch it. A recorded graph is launched
+once for all updates of a chunk: the chunk's batches lie in the same memory each time,
+and so does all else that they use. What a graph cannot follow is a Python number, since
+the number becomes a part of it. Those that change from step to step or with ``lr`` lie
+in a table on the device, which is filled before each launch. After any other change the
+graphs are recorded anew.
 """
 
 from __future__ import annotations

@@ -124,6 +124,10 @@ class MiniBatch:
         self.step.update(block, listener)
         self.step.commit()
 
+    def stop(self) -> None:
+        """Leave no thread at work; for the end of a run."""
+        self.batches.stop()
+
     def epoch(self) -> None:
         """One pass over the data, with nobody listening to its batches."""
         self._loss_sum = None

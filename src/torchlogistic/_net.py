@@ -264,8 +264,13 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         if earlier is not None:
             restore_schedules(self.callbacks_, optimizer, arguments, earlier)
         with guarded_checkpoints(callbacks, self.history_):
-            with suppress(StopTraining):
-                self.fit_loop(X, y)
+            try:
+                with suppress(StopTraining):
+                    self.fit_loop(X, y)
+            finally:
+                solver = getattr(self, "solver_", None)
+                if isinstance(solver, MiniBatch):
+                    solver.stop()
             stopped = len(self.history_) - len(history) < self.max_epochs
             with best_checkpoints(callbacks, self.history_):
                 self.notify("on_train_end", X=X, y=y)

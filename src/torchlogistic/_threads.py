@@ -26,7 +26,7 @@ import torch
 # Each call of NumPy gives Python's lock back and takes it again, six times in the 100
 # microseconds for which a thread computes with a piece of X. More threads than these
 # wait for the lock rather than compute: sixteen, on as many cores, read X at 9 GB/s in
-# a fit of "lbfgs", two on a machine of two cores at 13.
+# a fit of "lbfgs", two of another machine at 13.
 MOST_THREADS = 4
 
 Task = Callable[[], None]

@@ -7,7 +7,7 @@ depends on the shape of X only, sums its tiles in an order of its own, and then 
 programs are summed, so that the same rows give the same bits each time.
 
 Of a mini-batch it is the number of kernels that takes time: one that reads X, and one
-that sums the programs and adds the penalty, take the place of nine.
+that sums the programs and adds the penalty, take the place of seven of torch.
 
 Triton comes with torch's CUDA build. Where it is missing, or the kernel cannot be
 built, ``_gradient`` computes the same by torch's products.
@@ -104,8 +104,8 @@ def write_batch_gradient(
     residual: Tensor,
     l2: Tensor,
     gradient: Tensor,
-) -> None:
-    """The gradient of the objective on a few rows.
+) -> Tensor:
+    """The gradient of the objective on a few rows, which it returns.
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ def write_batch_gradient(
         PARTS=FINISH_PARTS,
         COLUMNS=FINISH_COLUMNS,
     )
+    return gradient
 
 
 def tile_of(width: int, itemsize: int) -> tuple[int, int]:
@@ -138,7 +139,7 @@ def tile_of(width: int, itemsize: int) -> tuple[int, int]:
     row_bytes = width * itemsize
     if row_bytes <= LONG_ROW:
         return min(TILE_BYTES // row_bytes, MAX_TILE_ROWS), 1
-    # float64 takes twice as many registers for all but X, too.
+    # In float64 a second warp would need twice the registers for what both compute.
     return max(LONG_TILE_BYTES // row_bytes, 1), 8 // itemsize
 
 
