@@ -18,6 +18,7 @@ from torchlogistic import (
     _batches,
     _candidates,
     _gradient,
+    _kernels,
     _minibatch,
     _tensors,
     _together,
@@ -154,17 +155,17 @@ def test_kernel_of_batches(
     settings |= {"class_weight": class_weight, "optimizer": optimizer, "epochs": 5}
     X, y = make_data()
     data = np.ascontiguousarray(X[:, :5]), y  # rows of an odd length
-    find, found = _gradient.find_batch_kernel, []
+    find, found = _kernels.find_batch_kernel, []
 
     def note(block):
         found.append(find(block))
         return found[-1]
 
-    monkeypatch.setattr(_gradient, "find_batch_kernel", note)
+    monkeypatch.setattr(_kernels, "find_batch_kernel", note)
     by_kernel = fit(data, **settings)
     assert found
     assert None not in found
-    monkeypatch.setattr(_gradient, "find_batch_kernel", lambda block: None)
+    monkeypatch.setattr(_kernels, "find_batch_kernel", lambda block: None)
     assert_close(by_kernel, fit(data, **settings), 1e-9)
 
 

@@ -14,7 +14,7 @@ import torchlogistic
 GROUPS = [
     ["_arrays", "_stream", "_threads", "_transfer", "_triton", "_warnings"],
     ["_rows", "_loss"],
-    ["_objective", "_batches"],
+    ["_objective", "_batches", "_kernels"],
     ["_gradient", "_inplace", "_orthant", "_pairs"],
     ["_rules", "_graphs", "_line_search"],
     ["_steps", "_fullbatch", "_hessian"],

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from torchlogistic import _gradient, _triton
+from torchlogistic import _gradient, _kernels, _triton
 from torchlogistic._batches import Copier
-from torchlogistic._gradient import BatchGradient, FullGradient
+from torchlogistic._gradient import FullGradient
+from torchlogistic._kernels import BatchGradient
 from torchlogistic._loss import BinaryCrossEntropy
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, buffer_block, view_block
@@ -167,7 +168,7 @@ def test_batches_take_it(batch_kernel, fit_intercept, weighted, monkeypatch):
         monkeypatch.setattr("torchlogistic._arrays.for_numpy", lambda tensor: False)
     results = []
     for used in (None, batch_kernel):
-        monkeypatch.setattr(_gradient, "find_batch_kernel", lambda block, k=used: k)
+        monkeypatch.setattr(_kernels, "find_batch_kernel", lambda block, k=used: k)
         coef = allocate_coefficients(rows, 1, fit_intercept=fit_intercept)
         coef.values.copy_(torch.linspace(-1, 1, len(coef.values)))
         block = buffer_block(rows, len(rows), fit_intercept=fit_intercept)
@@ -183,7 +184,7 @@ def test_without_a_compiler_batches_are_computed_by_torch(monkeypatch):
     objective, block = Objective(LOSS), view_block(rows)
     objective.gradient(block, coef)
     expected = coef.gradient.clone()
-    monkeypatch.setattr(_gradient, "find_batch_kernel", lambda block: broken)
+    monkeypatch.setattr(_kernels, "find_batch_kernel", lambda block: broken)
     batches = BatchGradient(objective, coef)
     write = batches.make(coef, block)
     with pytest.warns(RuntimeWarning, match=r"could not build .*Failed to find C comp"):
@@ -197,7 +198,7 @@ def test_without_a_compiler_batches_are_computed_by_torch(monkeypatch):
 
 def test_only_for_binary_rows_on_a_cuda_device():
     block = view_block(make_rows(3, 2, weighted=False, dtype=torch.float32))
-    for find in (_gradient.find_kernel, _gradient.find_batch_kernel):
+    for find in (_kernels.find_kernel, _kernels.find_batch_kernel):
         assert (find(block) is not None) == on_device
     assert not _triton.serves(torch.device("cuda"), _triton.MAX_FEATURES + 1)
 

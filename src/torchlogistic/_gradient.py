@@ -27,17 +27,16 @@ from ._arrays import (
     as_tensor,
     namespace,
 )
+from ._kernels import Kernel, Kernels, find_kernel
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._threads import Team
-from ._warnings import warn
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
-Kernel = Callable[..., Any]  # a function of ``_triton``
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -151,108 +150,6 @@ def write_logits(objective: Objective, block: Block, coef: Coefficients) -> Tens
     for piece in on_device(pieces):
         objective.logits(piece, coef)
     return block.logits
-
-
-def find_kernel(block: Block) -> Kernel | None:
-    """The kernel of :mod:`._triton`, if a block is one that it serves."""
-    if not _has_kernel(block):
-        return None
-    from ._triton import loss_and_gradient
-
-    return loss_and_gradient
-
-
-def find_batch_kernel(block: Block) -> Kernel | None:
-    """The same for a mini-batch."""
-    if not _has_kernel(block):
-        return None
-    from ._triton import write_batch_gradient
-
-    return write_batch_gradient
-
-
-def _has_kernel(block: Block) -> bool:
-    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
-        return False
-    from ._triton import serves  # half a second
-
-    return serves(block.logits.device, block.n_features)
-
-
-class Kernels:
-    """Runs kernels of :mod:`._triton`, until one cannot be built."""
-
-    def __init__(self) -> None:
-        self._failed = False
-
-    def find(
-        self, find: Callable[[Block], Kernel | None], block: Block
-    ) -> Kernel | None:
-        """The kernel that a function finds for a block, if any works."""
-        return None if self._failed else find(block)
-
-    def run(
-        self, kernel: Kernel, block: Block, coef: Coefficients, **more: Tensor
-    ) -> Any:
-        """What a kernel returns, or None if it cannot be built.
-
-        Logits and residuals are written into the block.
-        """
-        if self._failed:
-            return None
-        try:
-            return kernel(
-                block.features,
-                block.y,
-                block.weight,
-                coef.weight,
-                coef.intercept if coef.fit_intercept else None,
-                logits=block.logits,
-                residual=block.residual,
-                **more,
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # Triton needs a C compiler to launch the first
-            self._failed = True
-            warn(
-                f"Triton could not build a kernel ({type(error).__name__}: {error}). "
-                "torch's products take its place; they read X twice.",
-                RuntimeWarning,
-            )
-            return None
-
-
-class BatchGradient:
-    """The gradient of mini-batches, by a kernel where there is one.
-
-    Parameters
-    ----------
-    objective : Objective
-    coef : Coefficients
-    """
-
-    def __init__(self, objective: Objective, coef: Coefficients) -> None:
-        self.objective = objective
-        self._kernels = Kernels()
-        # On the device for as long as recorded graphs may read it.
-        self._l2 = torch.as_tensor(
-            objective.l2, dtype=accumulator(coef.values), device=coef.values.device
-        )
-
-    def make(self, coef: Coefficients, like: Block) -> Callable[[Block], None]:
-        """A function that writes the gradient of blocks into the coefficients."""
-        plain = self.objective.make_gradient(coef, like)
-        kernel = self._kernels.find(find_batch_kernel, like)
-        if kernel is None:
-            return plain
-        run = partial(self._kernels.run, kernel, coef=coef)
-
-        def write_gradient(block: Block) -> None:
-            if run(block, l2=self._l2, gradient=coef.gradient) is None:
-                plain(block)
-
-        return write_gradient
 
 
 def cut(block: Block) -> list[Group]:

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ._batches import Batches
-from ._gradient import BatchGradient, PieceGradient
+from ._gradient import PieceGradient
 from ._graphs import GraphedSteps, find_recorder
 from ._inplace import InPlaceStep, Listener, MakeGradient
+from ._kernels import BatchGradient
 from ._objective import Coefficients, Objective
 from ._rows import Block
 from ._steps import make_step
