@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchlogistic import _gradient
-from torchlogistic._gradient import FullGradient
+from torchlogistic._gradient import FullGradient, PieceGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, view_block
@@ -37,6 +37,7 @@ def by_autograd(objective, rows, coef):
 def piece_bytes(request, monkeypatch):
     size = {"pieces": 40 * 30, "groups of pieces": 40 * 7, "groups": 40 * 7}
     monkeypatch.setattr(_gradient, "PIECE_BYTES", size.get(request.param, 2**20))
+    monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
     entries = {"groups of pieces": 30, "groups": 7}
     monkeypatch.setattr(_gradient, "SERIAL_ENTRIES", entries.get(request.param, 2**15))
 
@@ -85,13 +86,47 @@ def test_along_a_line_equals_autograd(n_classes, weighted):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("piece_bytes")
-def test_number_of_threads_changes_no_bit():
-    objective, rows, coef = problem(2, dtype=torch.float32)
+@pytest.mark.parametrize("n_classes", [2, 3, 11])
+@pytest.mark.parametrize("locked", [0, 10**6])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_number_of_threads_changes_no_bit(n_classes, locked, weighted, monkeypatch):
+    monkeypatch.setattr(_gradient, "LOCKED_RESULTS", locked)
+    objective, rows, coef = problem(n_classes, weighted=weighted, dtype=torch.float32)
     results = []
     for n_threads in (1, 2, 3):
         full = FullGradient(objective, view_block(rows), Team(n_threads))
         results.append((full.evaluate(coef), coef.gradient.tolist()))
     assert results[0] == results[1] == results[2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_pieces", [6, 7])
+def test_short_pieces_of_threads_are_multiplied_at_once(
+    n_classes, n_threads, n_pieces, monkeypatch
+):
+    monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(_gradient, "PIECE_BYTES", 40 * -(-203 // n_pieces))
+    objective, rows, coef = problem(n_classes)
+    at_once, calls = PieceGradient._sums_at_once, []
+
+    def note(self, group, coef):
+        calls.append(group)
+        return at_once(self, group, coef)
+
+    monkeypatch.setattr(PieceGradient, "_sums_at_once", note)
+    full = FullGradient(objective, view_block(rows), Team(n_threads))
+    full.evaluate(coef)
+    assert bool(calls) == (n_classes == 3 and n_threads == 2 and n_pieces == 7)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_team_is_for_much_data(missing, monkeypatch):
+    objective, rows, _ = problem(2)
+    monkeypatch.setattr(_gradient, "SERIAL_BYTES", rows.X.nbytes - missing)
+    full = FullGradient(objective, view_block(rows), Team(3))
+    assert full.team.size == (3 if missing else 1)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from torchlogistic import _hessian
+from torchlogistic import _gradient, _hessian
 from torchlogistic._gradient import FullGradient
 from torchlogistic._hessian import Hessian
 from torchlogistic._loss import make_loss
@@ -58,6 +58,7 @@ def test_hessian(n_classes, fit_intercept, weighted, limits, monkeypatch):
 def test_threads_do_not_share_room(monkeypatch):
     """The same sums from any number of threads, again and again."""
     monkeypatch.setattr(_hessian, "PART_ROWS", 8)
+    monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(2000, 6, dtype=torch.float64, generator=generator)
     loss = make_loss(3)

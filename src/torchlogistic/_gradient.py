@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ._arrays import (
     SERIAL_PRODUCT,
     Array,
     accumulator,
+    as_array,
     as_tensor,
     namespace,
 )
@@ -35,10 +36,10 @@ from ._threads import Team
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
+FEW_PIECES = 6  # of a group, which threads do one by one
+LOCKED_RESULTS = 500  # of products, for which ``np.matmul`` keeps Python's lock
+SERIAL_BYTES = 2**25  # of X: threads that share less wait longer than they gain
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class Group(NamedTuple):
@@ -78,7 +79,7 @@ class PieceGradient:
         groups = block.groups = block.groups or cut(block)
         kernel = self._kernels.find(find_kernel, groups[0].pieces[0])
         if kernel is None:
-            sums = self.each(partial(self._sums, coef=coef), groups)
+            sums = self.team.map(partial(self._sums, coef=coef), groups)
         else:
             sums = [self._kernel_sums(group, coef, kernel) for group in groups]
         weight, intercept = sums[0].weight, sums[0].intercept
@@ -95,22 +96,13 @@ class PieceGradient:
         losses = [part.loss for part in sums if part.loss is not None]
         if len(losses) < len(sums):
             # After all rows of X: calls that follow each other find what they need.
-            return self.objective.loss_sum(block, self.each)
+            return self.objective.loss_sum(block, self.team.map)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def each(self, function: Callable[[S], T], items: list[S]) -> list[T]:
-        """Results of a function for each item, computed by the team."""
-        if len(items) == 1:
-            return [function(items[0])]
-        results: list[T | None] = [None] * len(items)
-
-        def work(i: int) -> None:
-            results[i] = function(items[i])
-
-        self.team.run([partial(work, i) for i in range(len(items))])
-        return cast("list[T]", results)
-
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
+        short = coef.n_outputs > 1 and len(group.pieces) > FEW_PIECES
+        if short and self.team.size > 1 and group.rows.transfer is None:
+            return self._sums_at_once(group, coef)
         wide, product = accumulator(coef.values), coef.product
         write_residual = self.objective.make_residual(coef, group.pieces[0], product)
         weight, part = None, coef.xp.empty_like(coef.arrays.weight)
@@ -124,6 +116,20 @@ class PieceGradient:
         # At once for all pieces, since each call has its price.
         return Sums(None, weight, coef.xp.sum(group.rows.r, wide))
 
+    def _sums_at_once(self, group: Group, coef: Coefficients) -> Sums:
+        """The same to the bit, of several logits, by as few calls as there can be.
+
+        Pieces have few rows then. Each call of NumPy gives Python's lock back and takes
+        it again, and threads whose calls are short wait for each other longer than they
+        compute; longer than it takes to read X twice.
+        """
+        product = PiecesProduct(coef, len(group.pieces[0]), len(group.rows))
+        write_residual = self.objective.make_residual(coef, group.rows, product.of_rows)
+        write_residual(group.rows)
+        parts = product.of_columns(group.rows)
+        wide = accumulator(coef.values)
+        return Sums(None, coef.xp.sum(parts, wide), coef.xp.sum(group.rows.r, wide))
+
     def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
         total: Any = None
         for piece in on_device(group.pieces):
@@ -132,6 +138,48 @@ class PieceGradient:
                 return self._sums(group, coef)
             total = sums if total is None else [*map(torch.add, total, sums)]
         return Sums(*total)
+
+
+class PiecesProduct:
+    """Products of each piece with several logits, for all pieces of a group.
+
+    Parameters
+    ----------
+    coef : Coefficients
+    size : int
+        Rows of a piece.
+    n_rows : int
+        Rows of the group, whose last piece may be shorter.
+    """
+
+    def __init__(self, coef: Coefficients, size: int, n_rows: int) -> None:
+        self.coef, self.size = coef, size
+        self.n_pieces, self.rest = divmod(n_rows, size)
+        self.whole = n_rows - self.rest
+
+    def _stacked(self, array: Array) -> Array:
+        """(n_rows, n) as (n_pieces, size, n)."""
+        return array[: self.whole].reshape(-1, self.size, array.shape[1])
+
+    def of_rows(self, X: Array, values: Array, out: Array) -> None:
+        """``X @ values``."""
+        np.matmul(self._stacked(X), values, out=self._stacked(out))
+        if self.rest:
+            self.coef.product(X[self.whole :], values, out[self.whole :])
+
+    def of_columns(self, rows: Block) -> Array:
+        """``X.T @ r`` of each piece: (n_pieces, n_features, n_outputs)."""
+        shape = self.n_pieces + bool(self.rest), *self.coef.weight.shape
+        parts = as_array(self.coef.values.new_empty(shape))
+        columns, r = self._stacked(rows.X).swapaxes(1, 2), self._stacked(rows.r)
+        if parts.size > LOCKED_RESULTS:
+            np.matmul(columns, r, out=parts[: self.n_pieces])
+        else:
+            for args in zip(columns, r, parts, strict=False):
+                self.coef.product(*args)
+        if self.rest:
+            self.coef.product(rows.X[self.whole :].T, rows.r[self.whole :], parts[-1])
+        return parts
 
 
 def on_device(pieces: list[Block]) -> Iterable[Block]:
@@ -190,8 +238,8 @@ class FullGradient:
     def __init__(self, objective: Objective, block: Block, team: Team) -> None:
         self.objective = objective
         self.block = block
-        self._pieces = PieceGradient(objective, team)
-        self.each = self._pieces.each
+        self.team = Team(1) if block.X.nbytes <= SERIAL_BYTES else team
+        self._pieces = PieceGradient(objective, self.team)
         self.groups = block.groups = cut(block)
         ends = list(accumulate(len(group.rows) for group in self.groups))
         starts = [0, *ends[:-1]]
@@ -209,7 +257,7 @@ class FullGradient:
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
         """Mean over rows of sums that a function gives for parts of the block."""
         pairs = list(zip(self.groups, self._spans, strict=True))
-        parts = self._pieces.each(lambda pair: function(pair[0].rows, pair[1]), pairs)
+        parts = self.team.map(lambda pair: function(pair[0].rows, pair[1]), pairs)
         return sum(parts[1:], parts[0]) / len(self.block)
 
     def project(self, coef: Coefficients, direction: Array) -> Array:
@@ -227,7 +275,7 @@ class FullGradient:
                 out += direction[n:]
 
         tasks = zip(self.groups, self._spans, strict=True)
-        self._pieces.team.run([partial(project, *pair) for pair in tasks])
+        self.team.run([partial(project, *pair) for pair in tasks])
         return change
 
     def along(self, start: Array, change: Array, step: float) -> tuple[float, float]:

@@ -69,7 +69,9 @@ class Hessian:
         block = block if stride == 1 else block.every(stride)
         serial = self.is_serial(stride)
         sum_products = partial(self._sum_products, serial=serial)
-        sums, *others = self.full.each(sum_products, self.parts(block, serial=serial))
+        sums, *others = self.full.team.map(
+            sum_products, self.parts(block, serial=serial)
+        )
         for other in others:
             sums += other
         H = as_tensor(self.complete(sums, len(block), self.full.objective.l2))

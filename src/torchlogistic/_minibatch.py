@@ -50,6 +50,7 @@ class MiniBatch:
         self.objective = objective
         self.batches = batches
         self.coef = coef
+        self.team = team
         self.pieces = PieceGradient(objective, team)
         self.shared = batches.shared
         self.step = make_step(objective, coef, optimizer, self._find_gradient())
@@ -98,13 +99,13 @@ class MiniBatch:
         for batches, span in self.batches:
             yield batches, span
             if by_chunk:
-                self._add_loss(self.objective.epoch_loss(span, self.pieces.each))
+                self._add_loss(self.objective.epoch_loss(span, self.team.map))
         self._add_recorded()
 
     def _add_recorded(self) -> None:
         """All losses of an epoch at once, where its logits were kept."""
         if self.batches.record is not None:
-            record, each = self.batches.record, self.pieces.each
+            record, each = self.batches.record, self.team.map
             self._loss_sum = self.objective.epoch_loss(record, each)
 
     def _share_gradient(

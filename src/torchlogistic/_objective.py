@@ -305,6 +305,8 @@ class Objective:
             part = None if weight is None else weight[rows]
             return self._sum_losses(z[rows], y[rows], part)
 
+        if self.loss.n_outputs > 1:
+            each = map
         return torch.stack(list(each(part_sum, parts))).sum()
 
     def _sum_losses(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:

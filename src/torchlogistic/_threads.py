@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -64,6 +64,18 @@ class Team:
             return
         for task in tasks:  # an epoch of a small batch would notice the queues
             task()
+
+    def map(self, function: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        """Results of a function for each item."""
+        if self.size == 1 or len(items) == 1:
+            return [function(item) for item in items]
+        results: list[T | None] = [None] * len(items)
+
+        def work(i: int) -> None:
+            results[i] = function(items[i])
+
+        self.run([partial(work, i) for i in range(len(items))])
+        return cast("list[T]", results)
 
     def ask(self, begun: Begun, helpers: int) -> None:
         """Let so many of the other threads, if there are as many, run tasks."""
