@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchlogistic import _gradient
-from torchlogistic._gradient import FullGradient, PieceGradient
+from torchlogistic import _gradient, _objective
+from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Objective, allocate_coefficients
 from torchlogistic._rows import Rows, view_block
@@ -87,10 +87,8 @@ def test_along_a_line_equals_autograd(n_classes, weighted):
 @torch.no_grad()
 @pytest.mark.usefixtures("piece_bytes")
 @pytest.mark.parametrize("n_classes", [2, 3, 11])
-@pytest.mark.parametrize("locked", [0, 10**6])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_number_of_threads_changes_no_bit(n_classes, locked, weighted, monkeypatch):
-    monkeypatch.setattr(_gradient, "LOCKED_RESULTS", locked)
+def test_number_of_threads_changes_no_bit(n_classes, weighted):
     objective, rows, coef = problem(n_classes, weighted=weighted, dtype=torch.float32)
     results = []
     for n_threads in (1, 2, 3):
@@ -99,34 +97,31 @@ def test_number_of_threads_changes_no_bit(n_classes, locked, weighted, monkeypat
     assert results[0] == results[1] == results[2]
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("n_pieces", [6, 7])
-def test_short_pieces_of_threads_are_multiplied_at_once(
-    n_classes, n_threads, n_pieces, monkeypatch
-):
-    monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
-    monkeypatch.setattr(_gradient, "PIECE_BYTES", 40 * -(-203 // n_pieces))
-    objective, rows, coef = problem(n_classes)
-    at_once, calls = PieceGradient._sums_at_once, []
-
-    def note(self, group, coef):
-        calls.append(group)
-        return at_once(self, group, coef)
-
-    monkeypatch.setattr(PieceGradient, "_sums_at_once", note)
-    full = FullGradient(objective, view_block(rows), Team(n_threads))
-    full.evaluate(coef)
-    assert bool(calls) == (n_classes == 3 and n_threads == 2 and n_pieces == 7)
-
-
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_team_is_for_much_data(missing, monkeypatch):
     objective, rows, _ = problem(2)
     monkeypatch.setattr(_gradient, "SERIAL_BYTES", rows.X.nbytes - missing)
     full = FullGradient(objective, view_block(rows), Team(3))
-    assert full.team.size == (3 if missing else 1)
+    assert full._pieces.team.size == (3 if missing else 1)
+    # A Hessian of four classes reads X for each of their pairs.
+    assert full.team_for(6 * rows.X.nbytes).size == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_losses_of_several_logits_are_one_threads_work(n_classes, monkeypatch):
+    objective, rows, _ = problem(n_classes)
+    monkeypatch.setattr(_objective, "SERIAL_ENTRIES", 30)
+    block, shared = view_block(rows), []
+    block.z[...] = 0
+
+    def each(function, items):
+        shared.extend(items)
+        return map(function, items)
+
+    loss = objective.loss_sum(block, each)
+    assert bool(shared) == (n_classes == 2)
+    torch.testing.assert_close(loss, objective.loss_sum(block))
 
 
 @torch.no_grad()

@@ -24,7 +24,6 @@ from ._arrays import (
     SERIAL_PRODUCT,
     Array,
     accumulator,
-    as_array,
     as_tensor,
     namespace,
 )
@@ -36,9 +35,9 @@ from ._threads import Team
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
 PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
-FEW_PIECES = 6  # of a group, which threads do one by one
-LOCKED_RESULTS = 500  # of products, for which ``np.matmul`` keeps Python's lock
-SERIAL_BYTES = 2**25  # of X: threads that share less wait longer than they gain
+# Of X that is read: where there is less, threads wait longer for Python's lock, which
+# each call of NumPy gives back and takes again, than they gain.
+SERIAL_BYTES = 2**25
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
 
@@ -100,9 +99,6 @@ class PieceGradient:
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
-        short = coef.n_outputs > 1 and len(group.pieces) > FEW_PIECES
-        if short and self.team.size > 1 and group.rows.transfer is None:
-            return self._sums_at_once(group, coef)
         wide, product = accumulator(coef.values), coef.product
         write_residual = self.objective.make_residual(coef, group.pieces[0], product)
         weight, part = None, coef.xp.empty_like(coef.arrays.weight)
@@ -116,20 +112,6 @@ class PieceGradient:
         # At once for all pieces, since each call has its price.
         return Sums(None, weight, coef.xp.sum(group.rows.r, wide))
 
-    def _sums_at_once(self, group: Group, coef: Coefficients) -> Sums:
-        """The same to the bit, of several logits, by as few calls as there can be.
-
-        Pieces have few rows then. Each call of NumPy gives Python's lock back and takes
-        it again, and threads whose calls are short wait for each other longer than they
-        compute; longer than it takes to read X twice.
-        """
-        product = PiecesProduct(coef, len(group.pieces[0]), len(group.rows))
-        write_residual = self.objective.make_residual(coef, group.rows, product.of_rows)
-        write_residual(group.rows)
-        parts = product.of_columns(group.rows)
-        wide = accumulator(coef.values)
-        return Sums(None, coef.xp.sum(parts, wide), coef.xp.sum(group.rows.r, wide))
-
     def _kernel_sums(self, group: Group, coef: Coefficients, kernel: Kernel) -> Sums:
         total: Any = None
         for piece in on_device(group.pieces):
@@ -138,48 +120,6 @@ class PieceGradient:
                 return self._sums(group, coef)
             total = sums if total is None else [*map(torch.add, total, sums)]
         return Sums(*total)
-
-
-class PiecesProduct:
-    """Products of each piece with several logits, for all pieces of a group.
-
-    Parameters
-    ----------
-    coef : Coefficients
-    size : int
-        Rows of a piece.
-    n_rows : int
-        Rows of the group, whose last piece may be shorter.
-    """
-
-    def __init__(self, coef: Coefficients, size: int, n_rows: int) -> None:
-        self.coef, self.size = coef, size
-        self.n_pieces, self.rest = divmod(n_rows, size)
-        self.whole = n_rows - self.rest
-
-    def _stacked(self, array: Array) -> Array:
-        """(n_rows, n) as (n_pieces, size, n)."""
-        return array[: self.whole].reshape(-1, self.size, array.shape[1])
-
-    def of_rows(self, X: Array, values: Array, out: Array) -> None:
-        """``X @ values``."""
-        np.matmul(self._stacked(X), values, out=self._stacked(out))
-        if self.rest:
-            self.coef.product(X[self.whole :], values, out[self.whole :])
-
-    def of_columns(self, rows: Block) -> Array:
-        """``X.T @ r`` of each piece: (n_pieces, n_features, n_outputs)."""
-        shape = self.n_pieces + bool(self.rest), *self.coef.weight.shape
-        parts = as_array(self.coef.values.new_empty(shape))
-        columns, r = self._stacked(rows.X).swapaxes(1, 2), self._stacked(rows.r)
-        if parts.size > LOCKED_RESULTS:
-            np.matmul(columns, r, out=parts[: self.n_pieces])
-        else:
-            for args in zip(columns, r, parts, strict=False):
-                self.coef.product(*args)
-        if self.rest:
-            self.coef.product(rows.X[self.whole :].T, rows.r[self.whole :], parts[-1])
-        return parts
 
 
 def on_device(pieces: list[Block]) -> Iterable[Block]:
@@ -238,8 +178,9 @@ class FullGradient:
     def __init__(self, objective: Objective, block: Block, team: Team) -> None:
         self.objective = objective
         self.block = block
-        self.team = Team(1) if block.X.nbytes <= SERIAL_BYTES else team
-        self._pieces = PieceGradient(objective, self.team)
+        self._given_team = team
+        self._team = self.team_for(block.X.nbytes)
+        self._pieces = PieceGradient(objective, self._team)
         self.groups = block.groups = cut(block)
         ends = list(accumulate(len(group.rows) for group in self.groups))
         starts = [0, *ends[:-1]]
@@ -254,10 +195,14 @@ class FullGradient:
         coef.zero_frozen()
         return loss.item() / len(self.block)
 
+    def team_for(self, n_bytes: int) -> Team:
+        """Those who share the reading of so many bytes."""
+        return self._given_team if n_bytes > SERIAL_BYTES else Team(1)
+
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
         """Mean over rows of sums that a function gives for parts of the block."""
         pairs = list(zip(self.groups, self._spans, strict=True))
-        parts = self.team.map(lambda pair: function(pair[0].rows, pair[1]), pairs)
+        parts = self._team.map(lambda pair: function(pair[0].rows, pair[1]), pairs)
         return sum(parts[1:], parts[0]) / len(self.block)
 
     def project(self, coef: Coefficients, direction: Array) -> Array:
@@ -275,7 +220,7 @@ class FullGradient:
                 out += direction[n:]
 
         tasks = zip(self.groups, self._spans, strict=True)
-        self.team.run([partial(project, *pair) for pair in tasks])
+        self._team.run([partial(project, *pair) for pair in tasks])
         return change
 
     def along(self, start: Array, change: Array, step: float) -> tuple[float, float]:

@@ -53,6 +53,8 @@ class Hessian:
         self.full, self.coef = full, coef
         self.loss = full.objective.loss
         self.wide = accumulator(coef.values)
+        # X is read for each pair.
+        self.team = full.team_for(full.block.X.nbytes * len(self.loss.pairs))
         # Room that no thread uses: new memory costs as much as what is computed in it.
         self._spare: deque[Products] = deque()
 
@@ -69,9 +71,7 @@ class Hessian:
         block = block if stride == 1 else block.every(stride)
         serial = self.is_serial(stride)
         sum_products = partial(self._sum_products, serial=serial)
-        sums, *others = self.full.team.map(
-            sum_products, self.parts(block, serial=serial)
-        )
+        sums, *others = self.team.map(sum_products, self.parts(block, serial=serial))
         for other in others:
             sums += other
         H = as_tensor(self.complete(sums, len(block), self.full.objective.l2))

@@ -56,10 +56,10 @@ class Kernels:
         self._failed = False
 
     def find(
-        self, find: Callable[[Block], Kernel | None], block: Block
+        self, finder: Callable[[Block], Kernel | None], block: Block
     ) -> Kernel | None:
         """The kernel that a function finds for a block, if any works."""
-        return None if self._failed else find(block)
+        return None if self._failed else finder(block)
 
     def run(
         self, kernel: Kernel, block: Block, coef: Coefficients, **more: Tensor

@@ -290,7 +290,8 @@ class Objective:
     def loss_sum(self, block: Block, each: Each = map) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ().
 
-        ``each`` may compute the parts of a large block in several threads.
+        ``each`` may compute the parts of a large block in several threads; it is used
+        for one logit.
         """
         z, y, n_rows = block.logits, block.targets, len(block)
         weight = None if block.weight is None else as_tensor(block.weight).view(-1)
@@ -306,7 +307,7 @@ class Objective:
             return self._sum_losses(z[rows], y[rows], part)
 
         if self.loss.n_outputs > 1:
-            each = map
+            each = map  # calls so short that threads would wait for each other
         return torch.stack(list(each(part_sum, parts))).sum()
 
     def _sum_losses(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:

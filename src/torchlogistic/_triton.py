@@ -9,8 +9,8 @@ programs are summed, so that the same rows give the same bits each time.
 Of a mini-batch it is the number of kernels that takes time: one that reads X, and one
 that sums the programs and adds the penalty, take the place of seven of torch.
 
-Triton comes with torch's CUDA build. Where it is missing, or the kernel cannot be
-built, ``_gradient`` computes the same by torch's products.
+Triton comes with torch's CUDA build. Where it is missing, or a kernel cannot be built,
+torch's products take its place; see ``_kernels``.
 """
 
 from __future__ import annotations
