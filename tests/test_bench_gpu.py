@@ -21,6 +21,7 @@ def test_smoke():
     rows = [line.split(" | ") for line in output.splitlines() if line[:3] == "| 2"]
     assert {row[1] for row in rows} >= {
         "full gradient",
+        "torch's X @ w and X.T @ r",
         "step, batch of 256",
         "64 candidates of a search",
         "newton, from the device",

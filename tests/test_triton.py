@@ -72,7 +72,8 @@ def test_equals_the_formulas(kernel, n_rows, n_features, dtype, whole):
     b = normal(1, dtype=dtype) if whole else None
     z, r = torch.empty_like(rows.y), torch.empty_like(rows.y)
     X = torch.cat([rows.X, rows.X[:, :1]], dim=1)[:, :-1]  # with a gap after each row
-    loss, gradient, total = kernel(X, rows.y, rows.weight, w, b, logits=z, residual=r)
+    operands = _triton.Operands(X, rows.y, rows.weight, w, b, z, r)
+    loss, gradient, total = kernel(operands)
     found = z.double(), r.double(), loss, gradient, total
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(
@@ -91,10 +92,8 @@ def test_batch_gradient(batch_kernel, n_rows, n_features, dtype, whole):
     z, r = torch.empty_like(rows.y), torch.empty_like(rows.y)
     gradient = torch.full_like(coef, torch.nan)
     l2 = torch.tensor(0.3, dtype=torch.float64).to(device)
-    batch_kernel(
-        *(rows.X, rows.y, rows.weight, w, b),
-        **{"logits": z, "residual": r, "l2": l2, "gradient": gradient},
-    )
+    operands = _triton.Operands(rows.X, rows.y, rows.weight, w, b, z, r)
+    assert batch_kernel(operands, l2=l2, gradient=gradient) is gradient
     logits, residual, _, slope, total = reference(rows, w, b)
     expected = torch.cat([slope / n_rows + l2 * w, total[None] / n_rows])
     eps = torch.finfo(dtype).eps
@@ -114,9 +113,8 @@ def test_no_digits_are_lost_far_from_zero(kernel, dtype):
             rows = Rows(z.view(1, 1), torch.full_like(z.view(1), y))
             one = torch.ones_like(rows.y)
             out = torch.empty_like(one), torch.empty_like(one)
-            loss, gradient, _ = kernel(
-                rows.X, rows.y, None, one, None, logits=out[0], residual=out[1]
-            )
+            operands = _triton.Operands(rows.X, rows.y, None, one, None, *out)
+            loss, gradient, _ = kernel(operands)
             wanted = LOSS.value(z.double(), rows.y.double())[0]
             torch.testing.assert_close(
                 loss, wanted, rtol=2e-6 if dtype.itemsize == 4 else 1e-14, atol=1e-100

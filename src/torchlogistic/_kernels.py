@@ -70,17 +70,19 @@ class Kernels:
         """
         if self._failed:
             return None
+        from ._triton import Operands
+
+        operands = Operands(
+            block.features,
+            block.y,
+            block.weight,
+            coef.weight,
+            coef.intercept if coef.fit_intercept else None,
+            block.logits,
+            block.residual,
+        )
         try:
-            return kernel(
-                block.features,
-                block.y,
-                block.weight,
-                coef.weight,
-                coef.intercept if coef.fit_intercept else None,
-                logits=block.logits,
-                residual=block.residual,
-                **more,
-            )
+            return kernel(operands, **more)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # Triton needs a C compiler to launch the first

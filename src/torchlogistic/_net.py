@@ -268,8 +268,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 with suppress(StopTraining):
                     self.fit_loop(X, y)
             finally:
-                solver = getattr(self, "solver_", None)
-                if isinstance(solver, MiniBatch):
+                if isinstance(solver := getattr(self, "solver_", None), MiniBatch):
                     solver.stop()
             stopped = len(self.history_) - len(history) < self.max_epochs
             with best_checkpoints(callbacks, self.history_):

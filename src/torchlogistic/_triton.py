@@ -16,7 +16,7 @@ torch's products take its place; see ``_kernels``.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,29 +56,20 @@ def serves(device: torch.device, n_features: int) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)  # as Triton demands
 
 
-def loss_and_gradient(
-    X: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    coef: Tensor,
-    intercept: Tensor | None,
-    *,
-    logits: Tensor,
-    residual: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over rows of the weighted binary losses and of their gradient.
+class Operands(NamedTuple):
+    """What the kernels read, and what they write for each row."""
 
-    Parameters
-    ----------
-    X : Tensor of shape (n_rows, n_features)
-        Rows of contiguous features.
-    y : Tensor of shape (n_rows,)
-        0 or 1.
-    weight : Tensor of shape (n_rows,), optional
-    coef : Tensor of shape (n_features,)
-    intercept : Tensor of shape (1,), optional
-    logits, residual : Tensor of shape (n_rows,)
-        Written; the residual is weighted.
+    X: Tensor  # (n_rows, n_features), of contiguous features
+    y: Tensor  # (n_rows,) of 0 and 1
+    weight: Tensor | None  # (n_rows,)
+    coef: Tensor  # (n_features,)
+    intercept: Tensor | None  # (1,)
+    logits: Tensor  # (n_rows,), written
+    residual: Tensor  # (n_rows,), written; weighted
+
+
+def loss_and_gradient(operands: Operands) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over rows of the weighted binary losses and of their gradient.
 
     Returns
     -------
@@ -87,46 +78,32 @@ def loss_and_gradient(
     residual_sum : Tensor of shape ()
         All in float64.
     """
-    arrays = X, y, weight, coef, intercept, logits, residual
-    n_features = X.shape[1]
-    sums = _launch(*arrays, PROGRAMS).sum(0)
+    n_features = len(operands.coef)
+    sums = sum_programs(operands, PROGRAMS).sum(0)
     return sums[n_features + 1], sums[:n_features], sums[n_features]
 
 
-def write_batch_gradient(
-    X: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    coef: Tensor,
-    intercept: Tensor | None,
-    *,
-    logits: Tensor,
-    residual: Tensor,
-    l2: Tensor,
-    gradient: Tensor,
-) -> Tensor:
+def write_batch_gradient(operands: Operands, *, l2: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of the objective on a few rows, which it returns.
 
     Parameters
     ----------
-    X, y, weight, coef, intercept, logits, residual
-        As for :func:`loss_and_gradient`.
+    operands : Operands
     l2 : Tensor of shape ()
         Strength of the L2 penalty, in float64.
     gradient : Tensor of shape (n_features [+ 1],)
         Written; the last entry is the intercept's.
     """
-    arrays = X, y, weight, coef, intercept, logits, residual
-    parts = _launch(*arrays, BATCH_PROGRAMS)
+    parts = sum_programs(operands, BATCH_PROGRAMS)
     grid = (triton.cdiv(len(gradient), FINISH_COLUMNS),)
     finish[grid](
         parts,
-        coef,
+        operands.coef,
         l2,
         gradient,
-        len(X),
+        len(operands.X),
         len(parts),
-        len(coef),
+        len(operands.coef),
         len(gradient),
         PARTS=FINISH_PARTS,
         COLUMNS=FINISH_COLUMNS,
@@ -143,20 +120,12 @@ def tile_of(width: int, itemsize: int) -> tuple[int, int]:
     return max(LONG_TILE_BYTES // row_bytes, 1), 8 // itemsize
 
 
-def _launch(
-    X: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    coef: Tensor,
-    intercept: Tensor | None,
-    logits: Tensor,
-    residual: Tensor,
-    most: int,
-) -> Tensor:
-    """Start at most so many programs; returns the sums of each.
+def sum_programs(operands: Operands, most: int) -> Tensor:
+    """The sums of each of at most so many programs.
 
     Shape (n_programs, n_features + 2): gradient, residual and loss, in float64.
     """
+    X, y, weight, coef, intercept, logits, residual = operands
     n_rows, n_features = X.shape
     width = triton.next_power_of_2(n_features)
     vector = math.gcd(n_features, X.stride(0), VECTOR_BYTES // X.itemsize)

@@ -147,6 +147,14 @@ def gradient_seconds(problem: Problem) -> float:
 
 
 @torch.no_grad()
+def products_seconds(problem: Problem) -> float:
+    """Those of torch, one after the other: what a gradient takes without a kernel."""
+    X, y = problem.X, problem.y
+    w = torch.zeros_like(X[0])
+    return seconds(lambda: (torch.mv(X, w), torch.mv(X.T, y)), problem.device, 9)
+
+
+@torch.no_grad()
 def step_seconds(problem: Problem, batch_size: int) -> float:
     """Time of an epoch over its number of steps, with graphs where there are any."""
     rows = Rows(problem.X[:STEP_ROWS], problem.y[:STEP_ROWS])
@@ -269,6 +277,9 @@ def rows_of_parts(
     share = problem.n_bytes / time_of_one / bandwidth
     text = f"{share:.2f} of the copy, {at_least(GRADIENT_SHARE, share)}"
     yield "full gradient", f"{1e3 * time_of_one:.3g} ms", text
+    time_of_both = products_seconds(problem)
+    text = f"{problem.n_bytes / time_of_both / bandwidth:.2f} of the copy"
+    yield "torch's X @ w and X.T @ r", f"{1e3 * time_of_both:.3g} ms", text
     for batch_size in (256, 8192):
         own = 1e6 * step_seconds(problem, batch_size)
         other = 1e6 * skorch_step_seconds(problem, batch_size)
