@@ -97,6 +97,34 @@ def test_gram(n_rows, name, monkeypatch):
         np.testing.assert_allclose(found, a.T @ a)
 
 
+@pytest.mark.parametrize("shape", [(1,), (50,), (1, 3), (50, 3), (50, 1), (7, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, None])
+def test_sum(shape, dtype, monkeypatch):
+    monkeypatch.setattr(_arrays, "SERIAL_VECTOR", 9)  # slices of three rows
+    a = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    wide = {torch.float64: np.float64}.get(dtype, np.float32)
+    for xp, array in (NumpyNamespace, a), (TorchNamespace, torch.from_numpy(a)):
+        found = np.asarray(xp.sum(array, dtype))
+        assert found.dtype == wide
+        eps = np.finfo(wide).eps
+        expected = a.sum(0, dtype=np.float64)
+        np.testing.assert_allclose(found, expected, rtol=99 * eps, atol=99 * eps)
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 3), (2000, 3), (2000, 40), (2, 2000, 3)])
+@pytest.mark.parametrize("missing", [0, 1, 1990])
+def test_a_row_is_added(shape, missing):
+    """To each row, as by broadcasting; to fewer rows than were spoken of, too."""
+    rng = np.random.default_rng(0)
+    whole, row = rng.normal(size=shape), rng.normal(size=(1, *shape[1:])[-1])
+    for xp, convert in (NumpyNamespace, np.array), (TorchNamespace, torch.tensor):
+        array = convert(whole)
+        add = xp.row_adder(array)
+        array = array[: len(array) - missing]
+        add(array, convert(row))
+        np.testing.assert_array_equal(array, whole[: len(array)] + row)
+
+
 @pytest.mark.parametrize("keep", [0.9, np.array(0.9), np.array([0.5, 0.7])])
 @pytest.mark.parametrize("factor", [1.0, 0.3, np.array(0.3), np.array([1.0, 0.3])])
 @pytest.mark.parametrize("in_place", [True, False])

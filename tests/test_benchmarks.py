@@ -80,7 +80,7 @@ def test_every_case_runs(tmp_path):
     titles = {line.split("|")[1].strip() for line in lines[2:]}
     # The epoch has two more titles, for its shares of the limit, and the searches in
     # full batches and several classes three each, for the optimizers and sizes.
-    assert len(titles) == 26
+    assert len(titles) == 27
     # What the epoch and the gradient would reach if they took no more than their parts.
     assert len(re.findall(r"would be \d\.\d\d of the limit", table)) == 2
     for name in ("time_against_rows", "suboptimality"):

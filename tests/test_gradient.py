@@ -38,6 +38,7 @@ def piece_bytes(request, monkeypatch):
     size = {"pieces": 40 * 30, "groups of pieces": 40 * 7, "groups": 40 * 7}
     monkeypatch.setattr(_gradient, "PIECE_BYTES", size.get(request.param, 2**20))
     monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(_gradient, "SERIAL_PIECE", 0)
     entries = {"groups of pieces": 30, "groups": 7}
     monkeypatch.setattr(_gradient, "SERIAL_ENTRIES", entries.get(request.param, 2**15))
 
@@ -98,9 +99,13 @@ def test_number_of_threads_changes_no_bit(n_classes, weighted):
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_team_is_for_much_data(missing, monkeypatch):
+@pytest.mark.parametrize("too_little", ["SERIAL_BYTES", "SERIAL_PIECE"])
+def test_a_team_is_for_much_data(too_little, missing, monkeypatch):
+    """In large pieces."""
     objective, rows, _ = problem(2)
-    monkeypatch.setattr(_gradient, "SERIAL_BYTES", rows.X.nbytes - missing)
+    for name in ("SERIAL_BYTES", "SERIAL_PIECE"):
+        least = rows.X.nbytes - missing if name == too_little else 0
+        monkeypatch.setattr(_gradient, name, least)
     full = FullGradient(objective, view_block(rows), Team(3))
     assert full._pieces.team.size == (3 if missing else 1)
     # A Hessian of four classes reads X for each of their pairs.

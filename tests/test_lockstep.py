@@ -108,6 +108,7 @@ def test_without_an_intercept(kind, n_classes):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_several_pieces(kind, n_classes, dtype, monkeypatch):
     monkeypatch.setattr(_gradient, "PIECE_PRODUCTS", 100)
+    monkeypatch.setattr(_gradient, "PIECE_ROWS", 1)
     monkeypatch.setattr(_hessian, "PART_ROWS", 12)
     alone, _ = check(n_rows=70, n_classes=n_classes, dtype=dtype, **kind)
     assert len(alone[0].full.groups[0].pieces) > 2

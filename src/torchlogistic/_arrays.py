@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import iadd
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,11 @@ SERIAL_PRODUCT = 2**18
 SERIAL_COLUMNS = 2**19 - 1
 SERIAL_VECTOR = 4 * 115_200 - 1
 MIN_ROWS = 32  # in a slice of X that is multiplied with a matrix
+# NumPy adds a row to many rows in a loop over these, which for a few numbers costs more
+# than the sums.
+SHORT_ROW = 16
+LONG_ROW = 128
+MANY_ROWS = 1024
 
 
 class NumpyNamespace:
@@ -112,9 +118,24 @@ class NumpyNamespace:
         out += a[end:].T @ a[end:]
 
     @staticmethod
-    def sum(array: Array, dtype: torch.dtype) -> Array:
-        """Sum over rows in a dtype."""
-        return array.sum(0, dtype=np.float64 if dtype == torch.float64 else None)
+    def sum(array: Array, dtype: torch.dtype | None = None) -> Array:
+        """Sum over rows, in a dtype if one is given."""
+        wide = np.float64 if dtype == torch.float64 else array.dtype
+        if array.ndim == 1:
+            return array.sum(dtype=wide)
+        # NumPy adds short rows up one by one, which takes BLAS a twentieth of the time.
+        most = max(SERIAL_VECTOR // array.shape[1], 1)
+        ones = np.ones(min(len(array), most), dtype=wide)
+        total: Array = 0
+        for part in (array[rows] for rows in _slices(len(array), most)):
+            total = total + ones[: len(part)] @ part
+        return total
+
+    @staticmethod
+    def row_adder(like: Array) -> Callable[[Array, Array], Any]:
+        """``array += row``, for arrays like a given one and such with fewer rows."""
+        short = like.ndim == 2 and 1 < like.shape[1] <= SHORT_ROW
+        return _add_short_row if short and len(like) >= MANY_ROWS else iadd
 
     @staticmethod
     def widened(array: Array) -> Array:
@@ -157,6 +178,16 @@ class NumpyNamespace:
             source.take(index, axis=0, out=out, mode="clip")
         else:  # rows with gaps: as one piece first, which is still in the cache then
             out[...] = source.take(index, axis=0, mode="clip")
+
+
+def _add_short_row(array: Array, row: Array) -> None:
+    """``array += row``, to several rows at a time, which are one long row then."""
+    width = array.shape[1]
+    several = LONG_ROW // width
+    end = len(array) // several * several
+    head = array[:end].reshape(-1, several * width)
+    head += row.reshape(1, -1).repeat(several, axis=0).reshape(-1)
+    array[end:] += row
 
 
 def serial_product(
@@ -242,8 +273,12 @@ class TorchNamespace:
     serial_gram = gram
 
     @staticmethod
-    def sum(array: Array, dtype: torch.dtype) -> Array:
+    def sum(array: Array, dtype: torch.dtype | None = None) -> Array:
         return array.sum(0, dtype=dtype)
+
+    @staticmethod
+    def row_adder(like: Array) -> Callable[[Array, Array], Any]:
+        return iadd
 
     @staticmethod
     def widened(array: Array) -> Array:

@@ -572,7 +572,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         p : ndarray of shape (n_samples, n_classes)
             In the order of ``classes_``.
         """
-        return probabilities(self.decision_function(X))
+        return probabilities(self.decision_function(X), overwrite=True)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the probabilities; finite for any finite logit.

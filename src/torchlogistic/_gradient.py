@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ._arrays import (
+    SERIAL_COLUMNS,
     SERIAL_ENTRIES,
-    SERIAL_PRODUCT,
     Array,
     accumulator,
     as_tensor,
@@ -33,11 +33,13 @@ from ._rows import Block
 from ._threads import Team
 
 PIECE_BYTES = 2**20  # of X: what stays in a core's cache
-PIECE_PRODUCTS = SERIAL_PRODUCT  # multiplications
+PIECE_PRODUCTS = SERIAL_COLUMNS  # multiplications
 PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 # Of X that is read: where there is less, threads wait longer for Python's lock, which
 # each call of NumPy gives back and takes again, than they gain.
 SERIAL_BYTES = 2**25
+# The same of X in a piece, with which a thread computes before it meets the others.
+SERIAL_PIECE = 2**18
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
 
@@ -77,8 +79,9 @@ class PieceGradient:
         """
         groups = block.groups = block.groups or cut(block)
         kernel = self._kernels.find(find_kernel, groups[0].pieces[0])
+        team = who_shares(groups, self.team)
         if kernel is None:
-            sums = self.team.map(partial(self._sums, coef=coef), groups)
+            sums = team.map(partial(self._sums, coef=coef), groups)
         else:
             sums = [self._kernel_sums(group, coef, kernel) for group in groups]
         weight, intercept = sums[0].weight, sums[0].intercept
@@ -95,7 +98,7 @@ class PieceGradient:
         losses = [part.loss for part in sums if part.loss is not None]
         if len(losses) < len(sums):
             # After all rows of X: calls that follow each other find what they need.
-            return self.objective.loss_sum(block, self.team.map)
+            return self.objective.loss_sum(block, team.map)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
@@ -150,18 +153,21 @@ def cut(block: Block) -> list[Group]:
         row_bytes = block.n_features * block.logits.itemsize
         return [Group(block, whole.split(max(1, STREAMED_BYTES // row_bytes)))]
     n_outputs, width = block.logits[0].numel(), block.X.shape[1]
-    row_size = max(width, n_outputs)
-    limits = (
-        PIECE_BYTES // block.X.itemsize // row_size,
-        PIECE_PRODUCTS // row_size,
-        max(PIECE_PRODUCTS // max(width * n_outputs, 1), PIECE_ROWS),
-    )
+    fitting = PIECE_BYTES // block.X.itemsize // max(width, n_outputs)
+    serial = PIECE_PRODUCTS // max(width * n_outputs, 1)
+    if n_outputs > 1:
+        serial = max(serial, PIECE_ROWS)
     most = max(1, SERIAL_ENTRIES // n_outputs)
-    piece = min(max(min(limits), 1), most)
+    piece = min(max(min(fitting, serial), 1), most)
     # As many rows in each, in whole pieces.
     even = -(-len(block) // -(-len(block) // most))
     span = min(-(-even // piece), most // piece) * piece
     return [Group(rows, rows.split(piece)) for rows in block.split(span)]
+
+
+def who_shares(groups: list[Group], team: Team) -> Team:
+    """Those of a team who share groups: all, or one thread."""
+    return team if groups[0].pieces[0].X.nbytes > SERIAL_PIECE else Team(1)
 
 
 class FullGradient:
@@ -179,9 +185,9 @@ class FullGradient:
         self.objective = objective
         self.block = block
         self._given_team = team
-        self._team = self.team_for(block.X.nbytes)
-        self._pieces = PieceGradient(objective, self._team)
         self.groups = block.groups = cut(block)
+        self._team = who_shares(self.groups, self.team_for(block.X.nbytes))
+        self._pieces = PieceGradient(objective, self._team)
         ends = list(accumulate(len(group.rows) for group in self.groups))
         starts = [0, *ends[:-1]]
         self._spans = [slice(*pair) for pair in zip(starts, ends, strict=True)]
@@ -208,7 +214,7 @@ class FullGradient:
     def project(self, coef: Coefficients, direction: Array) -> Array:
         """Change of the logits for a direction of the coefficients."""
         change = coef.xp.zeros_like(self.block.z)
-        n = coef.n_features
+        n, add_row = coef.n_features, coef.xp.row_adder(change)
 
         def project(group: Group, span: slice) -> None:
             out = change[span]
@@ -217,7 +223,7 @@ class FullGradient:
                 coef.product(piece.X, direction[:n], out[start : start + len(piece)])
                 start += len(piece)
             if coef.fit_intercept:
-                out += direction[n:]
+                add_row(out, direction[n:])
 
         tasks = zip(self.groups, self._spans, strict=True)
         self._team.run([partial(project, *pair) for pair in tasks])

@@ -291,7 +291,7 @@ class Lockstep(Generic[S]):
         gradient[:, :n] = sums * self.block.scale
         gradient[:, :n] += l2.astype(weight.dtype) * weight
         if self.coef.fit_intercept:
-            totals = [residual.sum(0, dtype=np.float64) for residual in r]
+            totals = [self.coef.xp.sum(residual, torch.float64) for residual in r]
             gradient[:, n] = np.stack(totals) * self.block.scale
         return gradient
 

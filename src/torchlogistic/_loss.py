@@ -203,8 +203,8 @@ class CategoricalCrossEntropy:
 
     def curvature_along(self, z: Tensor, change: Tensor) -> Tensor:
         p = softmax(z)
-        mean = (p * change).sum(dim=1, keepdim=True)
-        return p.mul_((change - mean).square_()).sum(dim=1)
+        mean = _row_sums(p * change)
+        return _row_sums(p.mul_((change - mean).square_()))[:, 0]
 
     def probabilities(self, z: Tensor) -> Tensor:
         return softmax(z)
@@ -255,13 +255,21 @@ def _shifted(z: Array) -> tuple[Array, Array | None]:
 
     Where nothing has to be, nothing is.
     """
-    if np.abs(z).max(initial=0.0) <= LARGE:
+    if z.max(initial=0.0) <= LARGE and z.min(initial=0.0) >= -LARGE:
         return z, None
     # Row by row: no candidate is rounded otherwise for the logits of another.
     calm = np.abs(z).max(axis=-1) <= LARGE
     shift = np.where(calm, 0, z.max(axis=-1))
     with np.errstate(invalid="ignore"):  # of a run that diverges
         return z - shift[..., None], shift
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    """Sums over the last axis, which stays: in one column, or the same in all."""
+    array = as_array(values)
+    if not isinstance(array, np.ndarray):
+        return values.sum(dim=-1, keepdim=True)
+    return torch.from_numpy(array @ _ones(array.shape[-1], array.dtype))
 
 
 @lru_cache

@@ -244,12 +244,13 @@ class Objective:
         is_whole = like.X.shape[-1] == coef.length
         values = arrays.values if is_whole else arrays.weight
         intercept = None if is_whole else arrays.intercept
+        add_intercept = coef.xp.row_adder(like.z)
 
         def write_residual(block: Block) -> None:
             z, r, weight = block.z, block.r, block.weight
             product(block.X, values, z)
             if intercept is not None:
-                z += intercept
+                add_intercept(z, intercept)
             if len(z) <= few_rows:
                 expit(z, r)
             else:
@@ -276,7 +277,7 @@ class Objective:
             product(block.Xt, block.r, gradient)
             gradient *= block.scale
             if not is_whole:
-                arrays.intercept_gradient[...] = block.r.sum(0) * block.scale
+                arrays.intercept_gradient[...] = xp.sum(block.r) * block.scale
             if has_l2:
                 xp.add_product(*penalty)
 

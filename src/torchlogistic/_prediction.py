@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit
 
+from ._arrays import MIN_ROWS, SERIAL_COLUMNS, NumpyNamespace
+from ._loss import write_softmax
 from ._threads import Team
 
-# Bytes of X in float64 at a time: a float32 X is converted in a core's cache, not as a
-# second X in memory.
+# Bytes in float64 of rows that are done at a time: a float32 X is converted in a core's
+# cache, not as a second X in memory, and what is made of logits finds them there.
 PIECE_BYTES = 2**19
-# Fewer bytes of X are quicker in one thread.
-SHARED_BYTES = 2**24
+# Rows of fewer bytes are quicker in one thread.
+SHARED_BYTES = {"X": 2**24, "logits": 2**21}
 
 
 def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -31,46 +33,79 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
     """
     coef = np.asarray(coef, dtype=np.float64)
     intercept = np.asarray(intercept, dtype=np.float64)
-    z = np.empty((len(X), len(coef)))
-    team = Team() if X.nbytes > SHARED_BYTES else Team(1)
-    step = -(-len(X) // team.size)
-    parts = [slice(start, start + step) for start in range(0, len(X), step)]
-    team.run([partial(_fill, X[part], coef, z[part]) for part in parts])
-    z += intercept
+    n_outputs, n_features = coef.shape
+    z = np.empty((len(X), n_outputs))
+    # Rows whose product with several columns wakes no threads of BLAS beside ours.
+    serial = max(SERIAL_COLUMNS // (n_features * n_outputs), MIN_ROWS)
+    size = min(PIECE_BYTES // 8 // n_features, serial)
+    add_intercept = NumpyNamespace.row_adder(z)
+
+    def write(rows: slice) -> None:
+        piece, out = X[rows].astype(np.float64, copy=False), z[rows]
+        if n_outputs == 1:  # a product with a vector is the faster one
+            np.dot(piece, coef[0], out=out[:, 0])
+        else:
+            np.dot(piece, coef.T, out=out)
+        add_intercept(out, intercept)
+
+    _for_pieces(write, len(X), size, share=X.nbytes > SHARED_BYTES["X"])
     return z
-
-
-def _fill(X: np.ndarray, coef: np.ndarray, z: np.ndarray) -> None:
-    if X.dtype == np.float64:
-        _product(X, coef, z)
-        return
-    step = max(1, PIECE_BYTES // (8 * X.shape[1]))
-    wide = np.empty((min(step, len(X)), X.shape[1]))
-    for start in range(0, len(X), step):
-        piece = X[start : start + step]
-        converted = wide[: len(piece)]
-        np.copyto(converted, piece)
-        _product(converted, coef, z[start : start + step])
-
-
-def _product(X: np.ndarray, coef: np.ndarray, z: np.ndarray) -> None:
-    if len(coef) == 1:  # a product with a vector is the faster one
-        np.dot(X, coef[0], out=z[:, 0])
-    else:
-        np.dot(X, coef.T, out=z)
 
 
 def class_index(z: np.ndarray) -> np.ndarray:
     """Number of the class that logits (n,) or (n, n_classes) predict: (n,)."""
-    return (z > 0).astype(np.intp) if z.ndim == 1 else z.argmax(axis=1)
+    if z.ndim == 1:
+        return (z > 0).astype(np.intp)
+    index = np.empty(len(z), dtype=np.intp)
+
+    def write(rows: slice) -> None:
+        z[rows].argmax(axis=1, out=index[rows])
+
+    _for_pieces_of_logits(write, z)
+    return index
 
 
-def probabilities(z: np.ndarray) -> np.ndarray:
-    """Probabilities of the classes at logits (n,) or (n, n_classes): (n, n_classes)."""
-    if z.ndim == 2:
-        p: np.ndarray = softmax(z, axis=1)
-        return p
-    p = np.empty((len(z), 2))
-    expit(z, out=p[:, 1])
-    expit(-z, out=p[:, 0])  # keeps the digits that 1 - p would cancel
+def probabilities(z: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
+    """Probabilities of the classes at logits (n,) or (n, n_classes): (n, n_classes).
+
+    They may take the place of the logits of several classes.
+    """
+    if z.ndim == 1:
+        p = np.empty((len(z), 2))
+    else:
+        p = z if overwrite else np.empty_like(z)
+
+    def write(rows: slice) -> None:
+        logits, out = z[rows], p[rows]
+        if z.ndim == 2:
+            write_softmax(logits, out)
+        else:
+            expit(logits, out=out[:, 1])
+            expit(-logits, out=out[:, 0])  # keeps the digits that 1 - p would cancel
+
+    _for_pieces_of_logits(write, z)
     return p
+
+
+def _for_pieces_of_logits(write: Callable[[slice], None], z: np.ndarray) -> None:
+    size = PIECE_BYTES // 8 // (1 if z.ndim == 1 else z.shape[1])
+    _for_pieces(write, len(z), size, share=z.nbytes > SHARED_BYTES["logits"])
+
+
+def _for_pieces(
+    write: Callable[[slice], None], n_rows: int, size: int, *, share: bool
+) -> None:
+    """Call a function for pieces of so many rows, which threads may share."""
+    if n_rows <= size:
+        write(slice(0, n_rows))
+        return
+    size = max(size, 1)
+    team = Team() if share else Team(1)
+    span = -(-n_rows // team.size)
+
+    def write_span(start: int) -> None:
+        end = min(start + span, n_rows)
+        for first in range(start, end, size):
+            write(slice(first, min(first + size, end)))
+
+    team.map(write_span, range(0, n_rows, span))

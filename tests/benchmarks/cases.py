@@ -396,9 +396,15 @@ def memory(title: str, scale: Scale) -> Iterator[Row]:
         yield Row(title, name, share=f"{share:.2f} of X", goal=goal)
 
 
-def predict(title: str, scale: Scale, *, rows: int, repeats: int) -> Iterator[Row]:
+def predict(
+    title: str, scale: Scale, *, rows: int, repeats: int, several: bool = False
+) -> Iterator[Row]:
     """Probabilities, against a LogisticRegression of the same coefficients."""
-    X, y = large(scale)
+    if several:
+        X, y = several_classes(scale.rows(rows), scale.columns(20), 10)
+        X = X.astype(np.float32)
+    else:
+        X, y = large(scale)
     clf = TorchLogisticClassifier(device="cpu", epochs=1, random_state=0)
     clf.fit(X[:1000], y[:1000])
     peer = clf.to_sklearn()
@@ -517,6 +523,10 @@ CASES = {
     "predict1": Case("predict_proba, 1 row", partial(predict, rows=1, repeats=200)),
     "predict": Case(
         "predict_proba, 1,000,000 x 100", partial(predict, rows=LARGE[0], repeats=1)
+    ),
+    "predict10": Case(
+        "predict_proba, 1,000,000 x 20, 10 classes",
+        partial(predict, rows=LARGE[0], repeats=1, several=True),
     ),
     "import": Case("import torchlogistic", import_time),
 }
