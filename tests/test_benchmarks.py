@@ -87,6 +87,16 @@ def test_every_case_runs(tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("run")
+def test_nothing_is_measured_beside_threads_that_spin(monkeypatch):
+    timing = importlib.import_module("timing")
+    spent, naps = iter([0, 0.005, 0.005, 0.009, 0.009, 0.0091]), []
+    clock = types.SimpleNamespace(process_time=lambda: next(spent), sleep=naps.append)
+    monkeypatch.setattr(timing, "time", clock)
+    timing.rest()
+    assert len(naps) == 3
+
+
 def test_docs_are_for_the_full_size(run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("--docs", "--quick")

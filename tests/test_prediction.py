@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
+from sklearn import config_context
 
-from torchlogistic import _prediction
-from torchlogistic._prediction import class_index, linear_logits, probabilities
+from torchlogistic import TorchLogisticClassifier, _classifier, _prediction
+from torchlogistic._prediction import (
+    class_index,
+    linear_logits,
+    log_probabilities,
+    probabilities,
+)
+
+DTYPES = [np.float32, np.float64]
 
 
 @pytest.fixture(params=["by one thread", "shared"])
@@ -17,13 +25,14 @@ def pieces(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("pieces")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("n_features", [5, 40])
 @pytest.mark.parametrize("n_rows", [1, 7, 100])
-def test_logits_equal_the_formula_in_float64(n_rows, n_outputs, dtype):
+def test_logits_equal_the_formula_in_float64(n_rows, n_features, n_outputs, dtype):
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(n_rows, 5)).astype(dtype)
-    coef = rng.normal(size=(n_outputs, 5)).astype(np.float32)
+    X = rng.normal(size=(n_rows, n_features)).astype(dtype)
+    coef = rng.normal(size=(n_outputs, n_features)).astype(np.float32)
     intercept = rng.normal(size=n_outputs).astype(np.float32)
     z = linear_logits(X, coef, intercept)
     assert z.dtype == np.float64
@@ -42,6 +51,9 @@ def test_predictions_of_logits(n_rows, n_outputs, spread):
     if n_outputs == 1:
         p, z = np.hstack([expit(-z), expit(z)]), z[:, 0]
     np.testing.assert_allclose(probabilities(z), p, rtol=1e-13)
+    log_p = log_probabilities(z)
+    assert np.isfinite(log_p).all()
+    np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-10)
     assert class_index(z).tolist() == p.argmax(axis=1).tolist()
     assert class_index(z).dtype == np.intp
     np.testing.assert_array_equal(
@@ -53,3 +65,54 @@ def test_logits_of_more_features_than_a_piece_holds():
     X = np.ones((3, _prediction.PIECE_BYTES // 8 + 1), dtype=np.float32)
     z = linear_logits(X, X[:2], np.ones(2))
     np.testing.assert_array_equal(z, X.shape[1] + 1)
+
+
+def fitted(n_classes):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 20))
+    y = np.arange(60) % n_classes
+    return X, TorchLogisticClassifier(random_state=0, device="cpu").fit(X, y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(
+    ("value", "found"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
+)
+def test_numbers_that_are_not_finite_are_named(value, found, zero, dtype, n_classes):
+    """Whether their coefficient is zero or not."""
+    X, clf = fitted(n_classes)
+    X[50, 7] = value
+    if zero:
+        clf.coef_[:, 7] = 0
+    for method in (clf.decision_function, clf.predict, clf.predict_proba):
+        with pytest.raises(ValueError, match=f"Input X contains {found}"):
+            method(X.astype(dtype))
+    with config_context(assume_finite=True):
+        assert not np.isfinite(clf.decision_function(X.astype(dtype))[50]).any()
+
+
+def test_finite_rows_may_have_infinite_logits():
+    X, clf = fitted(2)
+    clf.coef_[...] = 100
+    X[0] = np.finfo(X.dtype).max
+    with np.errstate(over="ignore"):
+        assert clf.decision_function(X)[0] == np.inf
+        np.testing.assert_array_equal(clf.predict_proba(X)[0], [0, 1])
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_finite_rows_are_looked_at_once(zero, monkeypatch):
+    """By their logits, unless a coefficient is zero."""
+    X, clf = fitted(2)
+    clf.coef_[0, 0] *= not zero
+    looks, check = [], _classifier.check_features
+
+    def note(*args, ensure_all_finite=True, **kwargs):
+        looks.append(ensure_all_finite)
+        return check(*args, ensure_all_finite=ensure_all_finite, **kwargs)
+
+    monkeypatch.setattr(_classifier, "check_features", note)
+    clf.predict(X)
+    assert looks == [zero]

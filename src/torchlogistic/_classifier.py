@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from scipy.special import log_expit, log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -26,7 +26,12 @@ from ._callbacks import (
 )
 from ._labels import check_given_classes, check_known_labels, find_classes
 from ._module import linear_module
-from ._prediction import class_index, linear_logits, probabilities
+from ._prediction import (
+    class_index,
+    linear_logits,
+    log_probabilities,
+    probabilities,
+)
 from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
 from ._training import Task, train, undisturbed
@@ -541,8 +546,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             each.
         """
         check_is_fitted(self, "coef_")
-        X = check_features(self, X, [np.float64, np.float32], reset=False)
-        z = linear_logits(X, self.coef_, self.intercept_)
+        check = partial(check_features, self, X, [np.float64, np.float32], reset=False)
+        # An entry of X that is not finite leaves no finite logit, unless BLAS passes
+        # over the zeros among the coefficients: X need not be read twice.
+        tells = bool(self.coef_.all())
+        rows = check(ensure_all_finite=not tells)
+        with np.errstate(invalid="ignore"):
+            z = linear_logits(rows, self.coef_, self.intercept_)
+        if tells and not np.isfinite(z).all():
+            check()
         return z[:, 0] if len(self.classes_) == 2 else z
 
     def predict(self, X: Any) -> np.ndarray:
@@ -586,10 +598,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         log_p : ndarray of shape (n_samples, n_classes)
             In the order of ``classes_``.
         """
-        z = self.decision_function(X)
-        if z.ndim == 2:
-            return log_softmax(z, axis=1)
-        return np.column_stack([log_expit(-z), log_expit(z)])
+        return log_probabilities(self.decision_function(X))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of the predictions.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, log_expit, log_softmax
 
 from ._arrays import MIN_ROWS, SERIAL_COLUMNS, NumpyNamespace
 from ._loss import write_softmax
@@ -16,6 +16,9 @@ from ._threads import Team
 PIECE_BYTES = 2**19
 # Rows of fewer bytes are quicker in one thread.
 SHARED_BYTES = {"X": 2**24, "logits": 2**21}
+# NumPy's einsum converts a float32 X while it multiplies, by fewer numbers at a time:
+# of rows with as many features it is sooner done than BLAS with converted ones.
+EINSUM_FEATURES = 16
 
 
 def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -35,21 +38,34 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
     intercept = np.asarray(intercept, dtype=np.float64)
     n_outputs, n_features = coef.shape
     z = np.empty((len(X), n_outputs))
-    # Rows whose product with several columns wakes no threads of BLAS beside ours.
-    serial = max(SERIAL_COLUMNS // (n_features * n_outputs), MIN_ROWS)
-    size = min(PIECE_BYTES // 8 // n_features, serial)
     add_intercept = NumpyNamespace.row_adder(z)
+    if X.dtype == np.float32 and n_outputs == 1 and n_features >= EINSUM_FEATURES:
+        size = len(X)
+        multiply = _multiply_by_einsum
+    else:
+        # Rows whose product with several columns wakes no threads of BLAS beside ours.
+        serial = max(SERIAL_COLUMNS // (n_features * n_outputs), MIN_ROWS)
+        size = min(PIECE_BYTES // 8 // n_features, serial)
+        multiply = _multiply_converted
 
     def write(rows: slice) -> None:
-        piece, out = X[rows].astype(np.float64, copy=False), z[rows]
-        if n_outputs == 1:  # a product with a vector is the faster one
-            np.dot(piece, coef[0], out=out[:, 0])
-        else:
-            np.dot(piece, coef.T, out=out)
-        add_intercept(out, intercept)
+        multiply(X[rows], coef, out=z[rows])
+        add_intercept(z[rows], intercept)
 
     _for_pieces(write, len(X), size, share=X.nbytes > SHARED_BYTES["X"])
     return z
+
+
+def _multiply_by_einsum(X: np.ndarray, coef: np.ndarray, *, out: np.ndarray) -> None:
+    np.einsum("ij,j->i", X, coef[0], out=out[:, 0])
+
+
+def _multiply_converted(X: np.ndarray, coef: np.ndarray, *, out: np.ndarray) -> None:
+    X = X.astype(np.float64, copy=False)
+    if len(coef) == 1:  # a product with a vector is the faster one
+        np.dot(X, coef[0], out=out[:, 0])
+    else:
+        np.dot(X, coef.T, out=out)
 
 
 def class_index(z: np.ndarray) -> np.ndarray:
@@ -87,6 +103,22 @@ def probabilities(z: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
     return p
 
 
+def log_probabilities(z: np.ndarray) -> np.ndarray:
+    """Their logarithms, which are finite where the logits are."""
+    log_p = np.empty((len(z), 2) if z.ndim == 1 else z.shape)
+
+    def write(rows: slice) -> None:
+        logits, out = z[rows], log_p[rows]
+        if z.ndim == 2:
+            out[...] = log_softmax(logits, axis=1)
+        else:
+            log_expit(logits, out=out[:, 1])
+            log_expit(-logits, out=out[:, 0])
+
+    _for_pieces_of_logits(write, z)
+    return log_p
+
+
 def _for_pieces_of_logits(write: Callable[[slice], None], z: np.ndarray) -> None:
     size = PIECE_BYTES // 8 // (1 if z.ndim == 1 else z.shape[1])
     _for_pieces(write, len(z), size, share=z.nbytes > SHARED_BYTES["logits"])
@@ -96,9 +128,6 @@ def _for_pieces(
     write: Callable[[slice], None], n_rows: int, size: int, *, share: bool
 ) -> None:
     """Call a function for pieces of so many rows, which threads may share."""
-    if n_rows <= size:
-        write(slice(0, n_rows))
-        return
     size = max(size, 1)
     team = Team() if share else Team(1)
     span = -(-n_rows // team.size)

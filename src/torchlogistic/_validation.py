@@ -199,7 +199,7 @@ def check_features(
     X = to_host(X)
     if "y" in kwargs:
         kwargs["y"] = to_host(kwargs["y"])
-    if _is_finite(X, dtype):
+    if kwargs.get("ensure_all_finite", True) and _is_finite(X, dtype):
         kwargs["ensure_all_finite"] = False
     return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
 

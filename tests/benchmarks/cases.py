@@ -408,6 +408,8 @@ def predict(
     clf = TorchLogisticClassifier(device="cpu", epochs=1, random_state=0)
     clf.fit(X[:1000], y[:1000])
     peer = clf.to_sklearn()
+    peer.coef_ = peer.coef_.astype(X.dtype)  # as its own fit would leave them
+    peer.intercept_ = peer.intercept_.astype(X.dtype)
     X = X[:rows]
     np.testing.assert_allclose(clf.predict_proba(X), peer.predict_proba(X), atol=1e-5)
     contenders = {OWN: clf, "LogisticRegression": peer}

@@ -3,8 +3,9 @@
     python tests/benchmarks/run.py --docs
 
 runs all cases and both figures and writes them into the documentation. All times are
-taken in alternating rounds and compared as ratios; before anything is timed, all must
-have ended at the same solution.
+taken in alternating rounds, each when the threads of the one before have come to rest,
+and compared as ratios; before anything is timed, all must have ended at the same
+solution.
 """
 
 from __future__ import annotations

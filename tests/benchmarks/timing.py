@@ -55,8 +55,22 @@ def alternate(measures: dict[str, Measure], rounds: int) -> Times:
     times: Times = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
+            rest()
             times[name].append(measure())
     return times
+
+
+def rest() -> None:
+    """Wait until no thread of this process computes.
+
+    After a product those of BLAS look for the next one for a tenth of a second, on a
+    core that whoever is measured then would miss.
+    """
+    for _ in range(100):
+        start = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - start < 0.002:
+            return
 
 
 def read_only(X: np.ndarray) -> Measure:
