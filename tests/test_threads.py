@@ -3,6 +3,8 @@
 import _thread
 import gc
 import itertools
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -366,3 +368,39 @@ def test_no_product_of_a_fit_wakes_threads_of_blas(name, n_classes, monkeypatch)
     clf.fit(X, y).predict(X)
     assert max(sizes, default=0) <= limit
     assert cut  # the loss at the end, of a thousand rows, at least
+
+
+FORK = """
+import os, sys
+import numpy as np
+import torch
+from torchlogistic import TorchLogisticClassifier
+
+torch.set_num_threads(2)
+torch.ones(2**20).sigmoid_()  # the thread that this wakes is not copied
+rng = np.random.default_rng(0)
+rows = rng.normal(size=(40_000, 2)), np.arange(40_000) % 3, rng.random(40_000)
+wide = rng.normal(size=(4, 40_000)), np.arange(4) % 2
+settings = {"device": "cpu", "random_state": 0}
+fits = [
+    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*rows),
+    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*wide),
+    lambda: TorchLogisticClassifier(
+        optimizer=torch.optim.Rprop, epochs=1, batch_size=2, **settings
+    ).fit(*wide),
+]
+coefs = [fit().coef_ for fit in fits]
+child = os.fork()
+if child == 0:
+    same = [np.array_equal(fit().coef_, coef) for fit, coef in zip(fits, coefs)]
+    os._exit(0 if all(same) and torch.get_num_threads() == 2 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_trains():
+    """Without the threads that torch believes it has, to the same bits."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

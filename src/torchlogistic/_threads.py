@@ -13,9 +13,11 @@ which it finds done or not done: a lock could stay locked.
 
 from __future__ import annotations
 
+import os
 from _thread import start_new_thread
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar, cast
@@ -237,3 +239,26 @@ def _work(inbox: SimpleQueue[Task | None]) -> None:
         while (task := inbox.get()) is not None:
             task()
             del task
+
+
+_forked: list[None] = []  # not empty in a process that began as a copy of another
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: _forked.append(None))
+
+
+@contextmanager
+def existing_threads() -> Iterator[None]:
+    """Let torch, and teams, have one thread in a process that was forked.
+
+    A fork copies one thread. torch believes to have all those of its parent, and where
+    it shares work among them, waits for ever.
+    """
+    n_threads = torch.get_num_threads()
+    if not _forked or n_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -26,6 +26,7 @@ from ._objective import Coefficients, Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
 from ._tensors import to_device
+from ._threads import existing_threads
 from ._validation import Encoded, check_batch_size, to_rows
 from ._warnings import warn
 from ._weighting import Weighting
@@ -254,6 +255,7 @@ def undisturbed() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(full_precision())
+        stack.enter_context(existing_threads())
         yield
 
 
