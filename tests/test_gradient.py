@@ -129,6 +129,29 @@ def test_losses_of_several_logits_are_one_threads_work(n_classes, monkeypatch):
     torch.testing.assert_close(loss, objective.loss_sum(block))
 
 
+@pytest.mark.usefixtures("piece_bytes")
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("intercept", [0.0, 0.7])
+def test_at_zero_only_the_gradient_takes_a_product(n_classes, intercept, monkeypatch):
+    objective, rows, coef = problem(n_classes)
+    coef.values.zero_()
+    coef.intercept.fill_(intercept)
+    loss, gradient = by_autograd(objective, rows, coef)
+    product, heights = coef.product, set()
+
+    def note(a, b, out):
+        heights.add(a.shape[0])
+        product(a, b, out)
+
+    monkeypatch.setattr(coef, "product", note)
+    full = FullGradient(objective, view_block(rows), Team(1))
+    with torch.no_grad():
+        assert full.evaluate(coef) == pytest.approx(loss, rel=1e-13)
+    torch.testing.assert_close(coef.gradient, gradient)
+    transposed = {coef.n_features}  # pieces have more rows
+    assert (heights == transposed) == (intercept == 0.0)
+
+
 @torch.no_grad()
 def test_frozen_coefficients_have_no_gradient():
     objective, rows, coef = problem(2)

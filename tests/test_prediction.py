@@ -26,7 +26,7 @@ def pieces(request, monkeypatch):
 
 @pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("n_outputs", [1, 3, 500])  # the last by threads of BLAS
 @pytest.mark.parametrize("n_features", [5, 40])
 @pytest.mark.parametrize("n_rows", [1, 7, 100])
 def test_logits_equal_the_formula_in_float64(n_rows, n_features, n_outputs, dtype):

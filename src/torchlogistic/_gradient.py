@@ -103,7 +103,8 @@ class PieceGradient:
 
     def _sums(self, group: Group, coef: Coefficients) -> Sums:
         wide, product = accumulator(coef.values), coef.product
-        write_residual = self.objective.make_residual(coef, group.pieces[0], product)
+        like, to_logits = group.pieces[0], logits_product(coef)
+        write_residual = self.objective.make_residual(coef, like, to_logits)
         weight, part = None, coef.xp.empty_like(coef.arrays.weight)
         for piece in on_device(group.pieces):
             write_residual(piece)
@@ -123,6 +124,17 @@ class PieceGradient:
                 return self._sums(group, coef)
             total = sums if total is None else [*map(torch.add, total, sums)]
         return Sums(*total)
+
+
+def logits_product(coef: Coefficients) -> Any:
+    """The product of X with coefficients; with zeros, where solvers start, of none."""
+    values = coef.arrays.values
+    at_zero = isinstance(values, np.ndarray) and not values.any()
+    return _write_zeros if at_zero else coef.product
+
+
+def _write_zeros(X: Array, values: Array, out: Array) -> None:
+    out[...] = 0
 
 
 def on_device(pieces: list[Block]) -> Iterable[Block]:

@@ -39,20 +39,23 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
     n_outputs, n_features = coef.shape
     z = np.empty((len(X), n_outputs))
     add_intercept = NumpyNamespace.row_adder(z)
-    if X.dtype == np.float32 and n_outputs == 1 and n_features >= EINSUM_FEATURES:
-        size = len(X)
-        multiply = _multiply_by_einsum
-    else:
-        # Rows whose product with several columns wakes no threads of BLAS beside ours.
-        serial = max(SERIAL_COLUMNS // (n_features * n_outputs), MIN_ROWS)
-        size = min(PIECE_BYTES // 8 // n_features, serial)
-        multiply = _multiply_converted
+    multiply, size = _multiply_converted, PIECE_BYTES // 8 // n_features
+    share = X.nbytes > SHARED_BYTES["X"]
+    if n_outputs > 1:
+        # Rows whose product wakes no threads of BLAS beside ours.
+        serial = SERIAL_COLUMNS // (n_features * n_outputs)
+        if serial >= MIN_ROWS:
+            size = min(size, serial)
+        else:  # a matter for those
+            size, share = SHARED_BYTES["X"] // 8 // n_features, False
+    elif X.dtype == np.float32 and n_features >= EINSUM_FEATURES:
+        multiply, size = _multiply_by_einsum, len(X)
 
     def write(rows: slice) -> None:
         multiply(X[rows], coef, out=z[rows])
         add_intercept(z[rows], intercept)
 
-    _for_pieces(write, len(X), size, share=X.nbytes > SHARED_BYTES["X"])
+    _for_pieces(write, len(X), size, share=share)
     return z
 
 
