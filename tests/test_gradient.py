@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchlogistic import _gradient, _objective
+from torchlogistic import _arrays, _gradient, _objective
 from torchlogistic._gradient import FullGradient
 from torchlogistic._loss import make_loss
 from torchlogistic._objective import Objective, allocate_coefficients
@@ -39,6 +39,8 @@ def piece_bytes(request, monkeypatch):
     monkeypatch.setattr(_gradient, "PIECE_BYTES", size.get(request.param, 2**20))
     monkeypatch.setattr(_gradient, "SERIAL_BYTES", 0)
     monkeypatch.setattr(_gradient, "SERIAL_PIECE", 0)
+    monkeypatch.setattr(_arrays, "MANY_ROWS", 1)
+    monkeypatch.setattr(_arrays, "SOME_ROWS", 1)
     entries = {"groups of pieces": 30, "groups": 7}
     monkeypatch.setattr(_gradient, "SERIAL_ENTRIES", entries.get(request.param, 2**15))
 
@@ -109,7 +111,7 @@ def test_a_team_is_for_much_data(too_little, missing, monkeypatch):
     full = FullGradient(objective, view_block(rows), Team(3))
     assert full._pieces.team.size == (3 if missing else 1)
     # A Hessian of four classes reads X for each of their pairs.
-    assert full.team_for(6 * rows.X.nbytes).size == 3
+    assert full.team_for_bytes(6 * rows.X.nbytes).size == 3
 
 
 @torch.no_grad()

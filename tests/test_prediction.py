@@ -2,34 +2,59 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit, softmax
 from sklearn import config_context
 
-from torchlogistic import TorchLogisticClassifier, _classifier, _prediction
+from torchlogistic import (
+    TorchLogisticClassifier,
+    _arrays,
+    _classifier,
+    _prediction,
+    _validation,
+)
 from torchlogistic._prediction import (
     class_index,
     linear_logits,
     log_probabilities,
     probabilities,
 )
+from torchlogistic._threads import Team
 
 DTYPES = [np.float32, np.float64]
 
 
-@pytest.fixture(params=["by one thread", "shared"])
-def pieces(request, monkeypatch):
-    """Pieces of three rows of X."""
+@pytest.fixture(params=[1, 2])
+def n_threads(request, monkeypatch):
+    """Pieces of three rows of X, by so many threads."""
     monkeypatch.setattr(_prediction, "PIECE_BYTES", 8 * 5 * 3)
-    least = 0 if request.param == "shared" else 2**30
+    monkeypatch.setattr(_arrays, "MANY_ROWS", 1)
+    least = 0 if request.param > 1 else 2**30
     monkeypatch.setattr(_prediction, "SHARED_BYTES", {"X": least, "logits": least})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    return request.param
 
 
-@pytest.mark.usefixtures("pieces")
+@pytest.fixture
+def spans(monkeypatch):
+    """How many spans of rows are done at the same time, each time."""
+    noted, map_all = [], Team.map
+
+    def note(self, function, items):
+        noted.append(min(self.size, len(items)))
+        return map_all(self, function, items)
+
+    monkeypatch.setattr(Team, "map", note)
+    return noted
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_outputs", [1, 3, 500])  # the last by threads of BLAS
 @pytest.mark.parametrize("n_features", [5, 40])
 @pytest.mark.parametrize("n_rows", [1, 7, 100])
-def test_logits_equal_the_formula_in_float64(n_rows, n_features, n_outputs, dtype):
+def test_logits_equal_the_formula_in_float64(
+    n_rows, n_features, n_outputs, dtype, n_threads, spans
+):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_rows, n_features)).astype(dtype)
     coef = rng.normal(size=(n_outputs, n_features)).astype(np.float32)
@@ -38,15 +63,17 @@ def test_logits_equal_the_formula_in_float64(n_rows, n_features, n_outputs, dtyp
     assert z.dtype == np.float64
     expected = X.astype(np.float64) @ coef.astype(np.float64).T + intercept
     np.testing.assert_allclose(z, expected, rtol=1e-13, atol=1e-13)
+    alone = n_outputs == 500 and n_features == 40  # more columns than rows pay for
+    assert spans == [1 if n_rows == 1 or alone else n_threads]
 
 
-@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("spread", [1, 100, 1e6])
-@pytest.mark.parametrize("n_rows", [1, 7, 100])
+@pytest.mark.parametrize("offset", [0, -1e4])
+@pytest.mark.parametrize("n_rows", [1, 7, 1000])
 @pytest.mark.parametrize("n_outputs", [1, 3, 40])
-def test_predictions_of_logits(n_rows, n_outputs, spread):
+def test_predictions_of_logits(n_rows, n_outputs, offset, spread, n_threads, spans):
     """Of any size; the smallest probabilities keep their digits."""
-    z = spread * np.random.default_rng(0).normal(size=(n_rows, n_outputs))
+    z = spread * np.random.default_rng(0).normal(size=(n_rows, n_outputs)) + offset
     p = softmax(z, axis=1)
     if n_outputs == 1:
         p, z = np.hstack([expit(-z), expit(z)]), z[:, 0]
@@ -56,6 +83,7 @@ def test_predictions_of_logits(n_rows, n_outputs, spread):
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-10)
     assert class_index(z).tolist() == p.argmax(axis=1).tolist()
     assert class_index(z).dtype == np.intp
+    assert set(spans) == {1 if n_rows == 1 else n_threads}
     np.testing.assert_array_equal(
         probabilities(z.copy(), overwrite=True), probabilities(z)
     )
@@ -93,13 +121,18 @@ def test_numbers_that_are_not_finite_are_named(value, found, zero, dtype, n_clas
         assert not np.isfinite(clf.decision_function(X.astype(dtype))[50]).any()
 
 
-def test_finite_rows_may_have_infinite_logits():
+def test_infinite_logits_are_warned_of():
     X, clf = fitted(2)
     clf.coef_[...] = 100
-    X[0] = np.finfo(X.dtype).max
-    with np.errstate(over="ignore"):
+    X[:2] = np.finfo(X.dtype).max
+    message = "^the logits of 2 of 60 rows are not finite: .* exceed float64. Scale X.$"
+    with pytest.warns(RuntimeWarning, match=message):
         assert clf.decision_function(X)[0] == np.inf
+    with pytest.warns(RuntimeWarning, match=message):
         np.testing.assert_array_equal(clf.predict_proba(X)[0], [0, 1])
+    X[2] = np.nan  # what is worse is said first
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        clf.predict(X)
 
 
 @pytest.mark.parametrize("zero", [False, True])
@@ -107,12 +140,15 @@ def test_finite_rows_are_looked_at_once(zero, monkeypatch):
     """By their logits, unless a coefficient is zero."""
     X, clf = fitted(2)
     clf.coef_[0, 0] *= not zero
-    looks, check = [], _classifier.check_features
+    looks, reads, check = [], [], _classifier.check_features
 
     def note(*args, ensure_all_finite=True, **kwargs):
         looks.append(ensure_all_finite)
         return check(*args, ensure_all_finite=ensure_all_finite, **kwargs)
 
     monkeypatch.setattr(_classifier, "check_features", note)
+    monkeypatch.setattr(_validation, "SHARED_BYTES", 0)
+    monkeypatch.setattr(_validation, "Team", lambda: reads.append(None) or Team())
     clf.predict(X)
     assert looks == [zero]
+    assert len(reads) == zero

@@ -371,7 +371,9 @@ def test_no_product_of_a_fit_wakes_threads_of_blas(name, n_classes, monkeypatch)
 
 
 FORK = """
-import os, sys
+import os
+import signal
+import sys
 import numpy as np
 import torch
 from torchlogistic import TorchLogisticClassifier
@@ -380,27 +382,51 @@ torch.set_num_threads(2)
 torch.ones(2**20).sigmoid_()  # the thread that this wakes is not copied
 rng = np.random.default_rng(0)
 rows = rng.normal(size=(40_000, 2)), np.arange(40_000) % 3, rng.random(40_000)
+half = torch.ones(40_000, 2, dtype=torch.bfloat16)
 wide = rng.normal(size=(4, 40_000)), np.arange(4) % 2
 settings = {"device": "cpu", "random_state": 0}
-fits = [
-    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*rows),
-    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*wide),
-    lambda: TorchLogisticClassifier(
-        optimizer=torch.optim.Rprop, epochs=1, batch_size=2, **settings
-    ).fit(*wide),
+rprop = {"optimizer": torch.optim.Rprop, "batch_size": 2}
+results = [
+    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*rows).coef_,
+    lambda: TorchLogisticClassifier(epochs=1, **settings).fit(*wide).coef_,
+    lambda: TorchLogisticClassifier(epochs=1, **rprop, **settings).fit(*wide).coef_,
+    lambda: fitted.predict_proba(half),
 ]
-coefs = [fit().coef_ for fit in fits]
+fitted = TorchLogisticClassifier(epochs=1, **settings).fit(*rows)
+before = [result() for result in results]
 child = os.fork()
 if child == 0:
-    same = [np.array_equal(fit().coef_, coef) for fit, coef in zip(fits, coefs)]
+    signal.alarm(30)
+    same = [np.array_equal(result(), old) for result, old in zip(results, before)]
     os._exit(0 if all(same) and torch.get_num_threads() == 2 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+WORKER = """
+import multiprocessing
+import sys
+import numpy as np
+import torch
+
+torch.set_num_threads(2)
+torch.ones(2**20).sigmoid_()
+
+def work():
+    from torchlogistic import TorchLogisticClassifier
+
+    X = np.random.default_rng(0).normal(size=(40_000, 2))
+    TorchLogisticClassifier(epochs=1, device="cpu").fit(X, X[:, 0] > 0)
+
+worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+worker.start()
+worker.join(30)
+sys.exit(worker.exitcode != 0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_trains():
+@pytest.mark.parametrize("script", [FORK, WORKER], ids=["fork", "worker"])
+def test_a_forked_process_trains(script):
     """Without the threads that torch believes it has, to the same bits."""
-    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

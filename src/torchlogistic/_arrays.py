@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from operator import iadd
 from typing import Any
 
 import numpy as np
@@ -60,11 +59,13 @@ SERIAL_PRODUCT = 2**18
 SERIAL_COLUMNS = 2**19 - 1
 SERIAL_VECTOR = 4 * 115_200 - 1
 MIN_ROWS = 32  # in a slice of X that is multiplied with a matrix
-# NumPy adds a row to many rows in a loop over these, which for a few numbers costs more
-# than the sums.
+# NumPy adds a row to others, and these to one, in a loop over rows, which costs more
+# than the sums if they are short. A product with ones adds so many rows up sooner, ...
+SOME_ROWS = 256
+# ... and to so many, a row as short is added several times in one: as a long row.
+MANY_ROWS = 1024
 SHORT_ROW = 16
 LONG_ROW = 128
-MANY_ROWS = 1024
 
 
 class NumpyNamespace:
@@ -119,11 +120,10 @@ class NumpyNamespace:
 
     @staticmethod
     def sum(array: Array, dtype: torch.dtype | None = None) -> Array:
-        """Sum over rows, in a dtype if one is given."""
+        """Sum over rows: in float64 if that is the dtype, else in the array's own."""
         wide = np.float64 if dtype == torch.float64 else array.dtype
-        if array.ndim == 1:
-            return array.sum(dtype=wide)
-        # NumPy adds short rows up one by one, which takes BLAS a twentieth of the time.
+        if array.ndim == 1 or len(array) < SOME_ROWS:
+            return array.sum(0, dtype=wide)
         most = max(SERIAL_VECTOR // array.shape[1], 1)
         ones = np.ones(min(len(array), most), dtype=wide)
         total: Array = 0
@@ -132,10 +132,18 @@ class NumpyNamespace:
         return total
 
     @staticmethod
-    def row_adder(like: Array) -> Callable[[Array, Array], Any]:
-        """``array += row``, for arrays like a given one and such with fewer rows."""
-        short = like.ndim == 2 and 1 < like.shape[1] <= SHORT_ROW
-        return _add_short_row if short and len(like) >= MANY_ROWS else iadd
+    def add_row(array: Array, row: Array) -> None:
+        """``array += row``, of shape (n_columns,) or (1, n_columns)."""
+        width = array.shape[-1]
+        many = array.ndim == 2 and len(array) >= MANY_ROWS and 1 < width <= SHORT_ROW
+        if not (many and array.flags.c_contiguous):
+            array += row
+            return
+        several = LONG_ROW // width
+        end = len(array) // several * several
+        head = array[:end].reshape(-1, several * width)
+        head += row.reshape(1, -1).repeat(several, axis=0).reshape(-1)
+        array[end:] += row
 
     @staticmethod
     def widened(array: Array) -> Array:
@@ -178,16 +186,6 @@ class NumpyNamespace:
             source.take(index, axis=0, out=out, mode="clip")
         else:  # rows with gaps: as one piece first, which is still in the cache then
             out[...] = source.take(index, axis=0, mode="clip")
-
-
-def _add_short_row(array: Array, row: Array) -> None:
-    """``array += row``, to several rows at a time, which are one long row then."""
-    width = array.shape[1]
-    several = LONG_ROW // width
-    end = len(array) // several * several
-    head = array[:end].reshape(-1, several * width)
-    head += row.reshape(1, -1).repeat(several, axis=0).reshape(-1)
-    array[end:] += row
 
 
 def serial_product(
@@ -277,8 +275,8 @@ class TorchNamespace:
         return array.sum(0, dtype=dtype)
 
     @staticmethod
-    def row_adder(like: Array) -> Callable[[Array, Array], Any]:
-        return iadd
+    def add_row(array: Array, row: Array) -> None:
+        array += row
 
     @staticmethod
     def widened(array: Array) -> Array:

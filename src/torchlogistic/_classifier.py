@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -34,11 +33,13 @@ from ._prediction import (
 )
 from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
+from ._threads import existing_threads
 from ._training import Task, train, undisturbed
 from ._validation import (
     check_device,
     check_dtype,
     check_features,
+    check_logits,
     check_seed,
     check_training_rows,
     check_validation_rows,
@@ -546,15 +547,14 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             each.
         """
         check_is_fitted(self, "coef_")
-        check = partial(check_features, self, X, [np.float64, np.float32], reset=False)
         # An entry of X that is not finite leaves no finite logit, unless BLAS passes
         # over the zeros among the coefficients: X need not be read twice.
-        tells = bool(self.coef_.all())
-        rows = check(ensure_all_finite=not tells)
-        with np.errstate(invalid="ignore"):
-            z = linear_logits(rows, self.coef_, self.intercept_)
-        if tells and not np.isfinite(z).all():
-            check()
+        look = not self.coef_.all()
+        dtypes: list[Any] = [np.float64, np.float32]
+        with existing_threads(), np.errstate(over="ignore", invalid="ignore"):
+            X = check_features(self, X, dtypes, reset=False, ensure_all_finite=look)
+            z = linear_logits(X, self.coef_, self.intercept_)
+        check_logits(self, X, z)
         return z[:, 0] if len(self.classes_) == 2 else z
 
     def predict(self, X: Any) -> np.ndarray:

@@ -38,7 +38,7 @@ PIECE_ROWS = 64  # at least of several outputs: fewer cost more than that
 # Of X that is read: where there is less, threads wait longer for Python's lock, which
 # each call of NumPy gives back and takes again, than they gain.
 SERIAL_BYTES = 2**25
-# The same of X in a piece, with which a thread computes before it meets the others.
+# Of X in a piece: with shorter ones threads wait for the lock rather than compute.
 SERIAL_PIECE = 2**18
 STREAMED_BYTES = 2**26  # of X that passes through a device; see ``_transfer``
 
@@ -79,7 +79,7 @@ class PieceGradient:
         """
         groups = block.groups = block.groups or cut(block)
         kernel = self._kernels.find(find_kernel, groups[0].pieces[0])
-        team = who_shares(groups, self.team)
+        team = team_for_pieces(groups, self.team)
         if kernel is None:
             sums = team.map(partial(self._sums, coef=coef), groups)
         else:
@@ -177,8 +177,8 @@ def cut(block: Block) -> list[Group]:
     return [Group(rows, rows.split(piece)) for rows in block.split(span)]
 
 
-def who_shares(groups: list[Group], team: Team) -> Team:
-    """Those of a team who share groups: all, or one thread."""
+def team_for_pieces(groups: list[Group], team: Team) -> Team:
+    """Those of a team who share groups of pieces: all, or one thread."""
     return team if groups[0].pieces[0].X.nbytes > SERIAL_PIECE else Team(1)
 
 
@@ -198,7 +198,7 @@ class FullGradient:
         self.block = block
         self._given_team = team
         self.groups = block.groups = cut(block)
-        self._team = who_shares(self.groups, self.team_for(block.X.nbytes))
+        self._team = team_for_pieces(self.groups, self.team_for_bytes(block.X.nbytes))
         self._pieces = PieceGradient(objective, self._team)
         ends = list(accumulate(len(group.rows) for group in self.groups))
         starts = [0, *ends[:-1]]
@@ -213,8 +213,8 @@ class FullGradient:
         coef.zero_frozen()
         return loss.item() / len(self.block)
 
-    def team_for(self, n_bytes: int) -> Team:
-        """Those who share the reading of so many bytes."""
+    def team_for_bytes(self, n_bytes: int) -> Team:
+        """The same for the bytes of X that are read."""
         return self._given_team if n_bytes > SERIAL_BYTES else Team(1)
 
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:
@@ -226,7 +226,7 @@ class FullGradient:
     def project(self, coef: Coefficients, direction: Array) -> Array:
         """Change of the logits for a direction of the coefficients."""
         change = coef.xp.zeros_like(self.block.z)
-        n, add_row = coef.n_features, coef.xp.row_adder(change)
+        n = coef.n_features
 
         def project(group: Group, span: slice) -> None:
             out = change[span]
@@ -235,7 +235,7 @@ class FullGradient:
                 coef.product(piece.X, direction[:n], out[start : start + len(piece)])
                 start += len(piece)
             if coef.fit_intercept:
-                add_row(out, direction[n:])
+                coef.xp.add_row(out, direction[n:])
 
         tasks = zip(self.groups, self._spans, strict=True)
         self._team.run([partial(project, *pair) for pair in tasks])

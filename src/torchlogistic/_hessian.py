@@ -54,7 +54,7 @@ class Hessian:
         self.loss = full.objective.loss
         self.wide = accumulator(coef.values)
         # X is read for each pair.
-        self.team = full.team_for(full.block.X.nbytes * len(self.loss.pairs))
+        self.team = full.team_for_bytes(full.block.X.nbytes * len(self.loss.pairs))
         # Room that no thread uses: new memory costs as much as what is computed in it.
         self._spare: deque[Products] = deque()
 

@@ -41,6 +41,7 @@ from torch.nn import functional as F
 from ._arrays import SERIAL_ENTRIES, Array, as_array, namespace
 
 FEW_CLASSES = 8
+FEW_NUMBERS = 2**12
 FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
 # The same of SciPy's sigmoid. While X passes through the cache, nothing of torch stays
 # there: its next call is for 20 microseconds a matter of memory.
@@ -255,7 +256,7 @@ def _shifted(z: Array) -> tuple[Array, Array | None]:
 
     Where nothing has to be, nothing is.
     """
-    if z.max(initial=0.0) <= LARGE and z.min(initial=0.0) >= -LARGE:
+    if _largest(z) <= LARGE:
         return z, None
     # Row by row: no candidate is rounded otherwise for the logits of another.
     calm = np.abs(z).max(axis=-1) <= LARGE
@@ -270,6 +271,13 @@ def _row_sums(values: Tensor) -> Tensor:
     if not isinstance(array, np.ndarray):
         return values.sum(dim=-1, keepdim=True)
     return torch.from_numpy(array @ _ones(array.shape[-1], array.dtype))
+
+
+def _largest(z: Array) -> float:
+    """The greatest absolute value, zero of none."""
+    if z.size < FEW_NUMBERS:  # one more call costs more than one more array
+        return float(np.abs(z).max(initial=0.0))
+    return float(np.maximum(z.max(), -z.min()))  # not a number if one is not
 
 
 @lru_cache

@@ -244,13 +244,13 @@ class Objective:
         is_whole = like.X.shape[-1] == coef.length
         values = arrays.values if is_whole else arrays.weight
         intercept = None if is_whole else arrays.intercept
-        add_intercept = coef.xp.row_adder(like.z)
+        add_row = coef.xp.add_row
 
         def write_residual(block: Block) -> None:
             z, r, weight = block.z, block.r, block.weight
             product(block.X, values, z)
             if intercept is not None:
-                add_intercept(z, intercept)
+                add_row(z, intercept)
             if len(z) <= few_rows:
                 expit(z, r)
             else:

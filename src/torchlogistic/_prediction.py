@@ -1,4 +1,4 @@
-"""Logits of rows in float64, by NumPy alone, and what is predicted from them."""
+"""Logits of rows in float64, without torch's threads, and what is predicted of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ._threads import Team
 # Bytes in float64 of rows that are done at a time: a float32 X is converted in a core's
 # cache, not as a second X in memory, and what is made of logits finds them there.
 PIECE_BYTES = 2**19
+LONG_PIECE_BYTES = 2**26  # where there are so many classes that this is not what counts
 # Rows of fewer bytes are quicker in one thread.
 SHARED_BYTES = {"X": 2**24, "logits": 2**21}
 # NumPy's einsum converts a float32 X while it multiplies, by fewer numbers at a time:
@@ -38,7 +39,6 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
     intercept = np.asarray(intercept, dtype=np.float64)
     n_outputs, n_features = coef.shape
     z = np.empty((len(X), n_outputs))
-    add_intercept = NumpyNamespace.row_adder(z)
     multiply, size = _multiply_converted, PIECE_BYTES // 8 // n_features
     share = X.nbytes > SHARED_BYTES["X"]
     if n_outputs > 1:
@@ -46,14 +46,14 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
         serial = SERIAL_COLUMNS // (n_features * n_outputs)
         if serial >= MIN_ROWS:
             size = min(size, serial)
-        else:  # a matter for those
-            size, share = SHARED_BYTES["X"] // 8 // n_features, False
+        else:  # a matter for those, and for long products
+            size, share = LONG_PIECE_BYTES // 8 // n_features, False
     elif X.dtype == np.float32 and n_features >= EINSUM_FEATURES:
         multiply, size = _multiply_by_einsum, len(X)
 
     def write(rows: slice) -> None:
         multiply(X[rows], coef, out=z[rows])
-        add_intercept(z[rows], intercept)
+        NumpyNamespace.add_row(z[rows], intercept)
 
     _for_pieces(write, len(X), size, share=share)
     return z
@@ -107,7 +107,7 @@ def probabilities(z: np.ndarray, *, overwrite: bool = False) -> np.ndarray:
 
 
 def log_probabilities(z: np.ndarray) -> np.ndarray:
-    """Their logarithms, which are finite where the logits are."""
+    """Logarithms of these probabilities, which are finite where the logits are."""
     log_p = np.empty((len(z), 2) if z.ndim == 1 else z.shape)
 
     def write(rows: slice) -> None:
@@ -140,4 +140,4 @@ def _for_pieces(
         for first in range(start, end, size):
             write(slice(first, min(first + size, end)))
 
-    team.map(write_span, range(0, n_rows, span))
+    team.map(write_span, range(0, n_rows, max(span, 1)))

@@ -13,6 +13,7 @@ which it finds done or not done: a lock could stay locked.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from _thread import start_new_thread
 from collections import deque
@@ -241,7 +242,9 @@ def _work(inbox: SimpleQueue[Task | None]) -> None:
             del task
 
 
-_forked: list[None] = []  # not empty in a process that began as a copy of another
+# Not empty in a process that began as a copy of another: by a fork after this module
+# was imported, or as a worker of multiprocessing that imports it.
+_forked = [None] * (type(multiprocessing.current_process()).__name__ == "ForkProcess")
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=lambda: _forked.append(None))
 
@@ -251,7 +254,8 @@ def existing_threads() -> Iterator[None]:
     """Let torch, and teams, have one thread in a process that was forked.
 
     A fork copies one thread. torch believes to have all those of its parent, and where
-    it shares work among them, waits for ever.
+    it shares work among them, waits for ever. torch has this setting for the whole
+    process.
     """
     n_threads = torch.get_num_threads()
     if not _forked or n_threads == 1:

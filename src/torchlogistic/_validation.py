@@ -44,6 +44,7 @@ from ._tensors import (
 )
 from ._threads import Team
 from ._transfer import Transfer, fits
+from ._warnings import warn
 
 if TYPE_CHECKING:
     from ._weighting import Weighting
@@ -202,6 +203,30 @@ def check_features(
     if kwargs.get("ensure_all_finite", True) and _is_finite(X, dtype):
         kwargs["ensure_all_finite"] = False
     return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+
+
+def check_logits(estimator: BaseEstimator, X: np.ndarray, z: np.ndarray) -> None:
+    """Say what is wrong where logits are not finite.
+
+    Raises
+    ------
+    ValueError
+        For X that is not.
+
+    Warns
+    -----
+    RuntimeWarning
+        For logits that are too large.
+    """
+    if get_config()["assume_finite"] or np.isfinite(z).all():
+        return
+    assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
+    n_rows = len(z) - int(np.isfinite(z).all(axis=1).sum())
+    warn(
+        f"the logits of {n_rows} of {len(z)} rows are not finite: entries of X are so "
+        "large that their products with the coefficients exceed float64. Scale X.",
+        RuntimeWarning,
+    )
 
 
 def _check_there(

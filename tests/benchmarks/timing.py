@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from torchlogistic._arrays import SERIAL_PRODUCT
+from torchlogistic._gradient import PIECE_BYTES
 
 Work = Callable[[], object]
 Measure = Callable[[], float]  # does something and returns the seconds it took
@@ -101,7 +101,7 @@ def gathered(X: np.ndarray, batch_size: int) -> Measure:
 
 def multiplied(X: np.ndarray) -> Measure:
     """``X w`` and ``X' r`` of as many rows, with X in the cache."""
-    n_rows = SERIAL_PRODUCT // X.shape[1]
+    n_rows = PIECE_BYTES // X[0].nbytes
     w = np.ones(X.shape[1], dtype=X.dtype)
 
     def multiply(starts: np.ndarray) -> None:
