@@ -125,7 +125,9 @@ def test_infinite_logits_are_warned_of():
     X, clf = fitted(2)
     clf.coef_[...] = 100
     X[:2] = np.finfo(X.dtype).max
-    message = "^the logits of 2 of 60 rows are not finite: .* exceed float64. Scale X.$"
+    message = (
+        r"^the logits of 2 of 60 rows are not finite: .* Scale X, and fit again\.$"
+    )
     with pytest.warns(RuntimeWarning, match=message):
         assert clf.decision_function(X)[0] == np.inf
     with pytest.warns(RuntimeWarning, match=message):

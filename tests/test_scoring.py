@@ -140,7 +140,10 @@ def test_logits_that_overflow(first):
     X, y = rows(0, 2)
     classifiers = fitted(X, y, 3)
     classifiers[0 if first else 1].coef_ = np.full((1, 4), 1e308)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with (
+        pytest.warns(RuntimeWarning, match="^the logits of 45 of 60 rows are not"),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         scores = score_all(get_scorer("roc_auc"), classifiers, X, y)
     bad = scores.pop(0 if first else 1)
     assert isinstance(bad, ValueError)

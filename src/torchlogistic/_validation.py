@@ -223,8 +223,8 @@ def check_logits(estimator: BaseEstimator, X: np.ndarray, z: np.ndarray) -> None
     assert_all_finite(X, estimator_name=type(estimator).__name__, input_name="X")
     n_rows = len(z) - int(np.isfinite(z).all(axis=1).sum())
     warn(
-        f"the logits of {n_rows} of {len(z)} rows are not finite: entries of X are so "
-        "large that their products with the coefficients exceed float64. Scale X.",
+        f"the logits of {n_rows} of {len(z)} rows are not finite: products of X with "
+        "the coefficients exceed the largest float64. Scale X, and fit again.",
         RuntimeWarning,
     )
 
