@@ -121,6 +121,10 @@ ROWS = {
         r"masked array.*X\.filled.*SimpleImputer",
         X=np.ma.masked_array(X, mask=X > 1),
     ),
+    "masked labels": Case(
+        r"^y is a masked array.*Leave these rows out",
+        y=np.ma.masked_array(y, mask=y > 0),
+    ),
     "fewer labels": Case(r"inconsistent numbers of samples: \[60, 50\]", y=y[:50]),
     "too large for float32": Case(
         r"Input X contains infinity or a value too large for dtype\('float32'\)",
@@ -166,6 +170,10 @@ WEIGHTS = {
     "inf": Case(
         "Input sample_weight contains infinity",
         sample_weight=changed(ONES, 3, np.inf),
+    ),
+    "masked": Case(
+        "^sample_weight is a masked array.*Leave these rows out",
+        sample_weight=np.ma.masked_array(ONES, mask=y > 0),
     ),
     "negative": Case(
         r"sample_weight must not be negative: row 3 has weight -2\.0",
@@ -361,6 +369,10 @@ VALIDATION = {
         "^y_val: .*inconsistent numbers of samples", y_val=y[:50]
     ),
     "two columns": validation("^y_val: y should be a 1d array", y_val=np.c_[y, y]),
+    "masked labels": validation(
+        "^y_val is a masked array.*Leave these rows out",
+        y_val=np.ma.masked_array(y, mask=y > 0),
+    ),
     "masked": validation(
         "^X_val: .*masked array", X_val=np.ma.masked_array(X, mask=X > 1)
     ),
@@ -594,7 +606,11 @@ def test_an_offset_is_told_from_long_steps():
 
 @pytest.mark.parametrize(
     ("optimizer", "start"),
-    [("sgd", "Training diverged with lr=0.1: in epoch 1 "), ("lbfgs", "Training div")],
+    [
+        ("sgd", "Training diverged with lr=0.1: in epoch 1 "),
+        ("lbfgs", "Training div"),
+        ("newton", "optimizer='newton': "),
+    ],
 )
 def test_values_that_nobody_looked_at(optimizer, start):
     match = f"^{start}.*X has values that are not finite: impute or remove them"

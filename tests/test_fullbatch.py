@@ -1,5 +1,8 @@
 """The full-batch optimizers: lbfgs and newton."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +187,56 @@ def test_advises_float64_for_a_tol_below_the_precision(optimizer):
         clf.fit(X.astype(np.float32), y)
     with pytest.warns(ConvergenceWarning, match="after 2 iterations. Increase epochs"):
         clf.fit(X, y)
+
+
+@over_optimizers
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_warns_if_the_gradient_is_as_small_as_the_features(
+    optimizer, n_classes, weighted
+):
+    """A smaller tol lowers the loss, by no less than the warning says."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % n_classes
+    X = 1e-5 * (rng.normal(size=(300, 3)) + 2 * y[:, None])
+    weight = rng.random(300) if weighted else None
+    message = rf"^optimizer='{optimizer}': .* within tol=0.01, but the loss can fall by"
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
+        start = classifier(optimizer, tol=0.01).fit(X, y, weight)
+    (text,) = [str(warning.message) for warning in caught]
+    least = float(re.search(r"can fall by (\S+) or more", text)[1])
+    with warnings.catch_warnings(action="ignore"):
+        better = classifier(optimizer, tol=1e-10).fit(X, y, weight)
+    assert start.loss_curve_[-1] - better.loss_curve_[-1] > 0.9 * least > 0
+
+
+@over_optimizers
+def test_does_not_warn_of_small_gradients_of_what_is_of_no_use(optimizer):
+    """Of noise, of constant columns, where the penalty keeps coefficients small.
+
+    Nor of a tol that is too large for any features.
+    """
+    rng = np.random.default_rng(0)
+    y = np.arange(2000) % 2
+    X = np.c_[rng.normal(size=(2000, 2)), np.zeros(2000), np.full(2000, 1e-6)]
+    classifier(optimizer, tol=0.01).fit(X, y)
+    classifier(optimizer, tol=0.01, alpha=0.1).fit(1e-3 * (X + y[:, None]), y)
+    classifier(optimizer, tol=0.01, alpha=0.4, l1_ratio=1.0).fit(X + y[:, None], y)
+    classifier(optimizer, tol=0.3).fit(X + y[:, None], y)
+
+
+@over_optimizers
+def test_a_tol_that_no_dtype_resolves(optimizer):
+    X, y = classification(300, 6)
+    message = "Set a tol that float64 resolves, increase epochs|no step lowers the loss"
+    with pytest.warns(ConvergenceWarning, match=message):
+        classifier(optimizer, epochs=30, tol=1e-300).fit(X, y)
+
+
+def test_advises_no_larger_tol_where_the_gradient_is_steep():
+    X, y = classification(300, 6)
+    with pytest.warns(ConvergenceWarning, match=r"in float32\. Scale the features\.$"):
+        classifier("lbfgs", dtype="float32").fit(1e10 * X, y)
 
 
 @over_optimizers

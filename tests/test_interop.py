@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 import subprocess
 import sys
 
@@ -1092,6 +1093,12 @@ class TestPartialFit:
             ValueError, match="classes must be passed on the first call"
         ):
             make().partial_fit(X, y)
+
+    @pytest.mark.parametrize("classes", [2, [], [[0, 1]], "ab"], ids=repr)
+    def test_classes_are_several_labels(self, classes):
+        message = f"^classes must be a list .* but is {re.escape(repr(classes))}$"
+        with pytest.raises(ValueError, match=message):
+            make().partial_fit(X, y, classes=classes)
 
     @pytest.mark.parametrize("weighting", ["class_weight", "pos_weight"])
     def test_balanced_is_refused(self, weighting):

@@ -107,7 +107,13 @@ def check_given_classes(classes: Any, y: Labels) -> np.ndarray:
     """Sorted labels that a first ``partial_fit`` announces; y must not have others."""
     if classes is None:
         raise ValueError("classes must be passed on the first call to partial_fit.")
-    found = find_classes(np.asarray(classes))
+    given = np.asarray(classes)
+    if given.ndim != 1 or not len(given):
+        raise ValueError(
+            "classes must be a list or 1-D array of two or more labels, but is "
+            f"{classes!r}"
+        )
+    found = find_classes(given)
     check_known_labels(y, found)
     return found
 

@@ -68,7 +68,8 @@ class NewtonLockstep(Lockstep[Newton]):
     def _directions(self, before: Array, gradient: Array) -> Array:
         """Newton's directions, of the shape of the coefficients of all models."""
         H = self._hessians()
-        refuse_overflow(torch.from_numpy(H))  # before any solver has changed
+        # Before any solver has changed.
+        refuse_overflow(torch.from_numpy(H), self.block.X)
         steps = self._undamped_steps(H, gradient)
         if steps is None:
             found = [

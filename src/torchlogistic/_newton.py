@@ -83,7 +83,7 @@ class Newton(FullBatch):
 
     def aim(self, H: Tensor) -> Array:
         """The direction of a step, given the Hessian, whose memory it takes."""
-        refuse_overflow(H)
+        refuse_overflow(H, self.block.X)
         gradient = self.widened(self.coef.gradient)
         if self.objective.l1:
             return self.as_direction(self._proximal_step(H, gradient))
@@ -192,12 +192,20 @@ class Newton(FullBatch):
         return torch.zeros_like(values)
 
 
-def refuse_overflow(H: Tensor) -> None:
+def refuse_overflow(H: Tensor, X: Array) -> None:
     """Raise ValueError for second derivatives that are not numbers."""
     # By NumPy: torch would wake its threads, while those of BLAS still spin.
-    entries = as_array(H)
-    if not (entries.max() < math.inf and entries.min() > -math.inf):  # NaN is neither
-        raise ValueError(
-            "optimizer='newton': second derivatives overflow. Scale the features, e.g. "
+    if _is_finite(as_array(H)):
+        return
+    if _is_finite(X):
+        found = (
+            "second derivatives overflow. Scale the features, e.g. "
             "make_pipeline(StandardScaler(), TorchLogisticClassifier())."
         )
+    else:  # scikit-learn was told not to look
+        found = "X has values that are not finite: impute or remove them."
+    raise ValueError(f"optimizer='newton': {found}")
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(array.max() < math.inf and array.min() > -math.inf)  # NaN is neither

@@ -113,7 +113,8 @@ def log_probabilities(z: np.ndarray) -> np.ndarray:
     def write(rows: slice) -> None:
         logits, out = z[rows], log_p[rows]
         if z.ndim == 2:
-            out[...] = log_softmax(logits, axis=1)
+            with np.errstate(invalid="ignore"):  # of infinite logits
+                out[...] = log_softmax(logits, axis=1)
         else:
             log_expit(logits, out=out[:, 1])
             log_expit(-logits, out=out[:, 0])

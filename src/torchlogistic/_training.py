@@ -31,6 +31,11 @@ from ._validation import Encoded, check_batch_size, to_rows
 from ._warnings import warn
 from ._weighting import Weighting
 
+# What a solver may leave to gain: so much, or so many squares of ``tol``, of which it
+# leaves a few where features are scaled. And the max-norm of a gradient there.
+FALL, FALLS = 1e-3, 10
+STEEPEST = 1.0
+
 
 @dataclass
 class Task:
@@ -190,7 +195,10 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
     l1 = estimator.alpha * estimator.l1_ratio
     # The gradient that is left says no more of a weight than whether it is zero.
     undecided = 0 < l1 <= estimator.tol and solver.gradient_norm > l1 / 10
-    if solver.converged and not (separated or undecided):
+    hidden = solver.converged and not (separated or undecided)
+    enough = max(FALL, FALLS * min(estimator.tol, 1.0) ** 2)
+    fall = solver.possible_fall(enough=enough) if hidden else 0.0
+    if hidden and fall <= enough:
         return
     side = "within" if solver.converged else "above"
     at = (
@@ -202,6 +210,12 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"{at}, but there is no optimum: the coefficients separate the classes, so "
             "that larger ones are always better. Set alpha > 0 for a finite optimum."
         )
+    elif hidden:
+        message = (
+            f"{at}, but the loss can fall by {fall:.2g} or more yet: features are so "
+            "small that the gradient is, too. Scale the features (StandardScaler), or "
+            "set a smaller tol."
+        )
     elif solver.converged:
         message = (
             f"{at}, which is not below the L1 penalty, alpha * l1_ratio = {l1:g}: "
@@ -211,14 +225,17 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
     elif solver.stalled:
         dtype = str(solver.coef.values.dtype).removeprefix("torch.")
         finer = "" if dtype == "float64" else "use dtype='float64', "
-        message = (
-            f"{at}, and no step lowers the loss any more in {dtype}. Scale the "
-            f"features, {finer}or accept a larger tol."
-        )
+        remedy = "Scale the features"
+        if solver.gradient_norm <= STEEPEST:
+            remedy += f", {finer}or accept a larger tol"
+        message = f"{at}, and no step lowers the loss any more in {dtype}. {remedy}."
     else:
         more = "Increase epochs"
         if estimator.tol < torch.finfo(solver.coef.values.dtype).eps:
-            more = "Use dtype='float64' for so small a tol, increase epochs"
+            single = solver.coef.values.dtype == torch.float32
+            finer = "Use dtype='float64' for so small a tol"
+            first = finer if single else "Set a tol that float64 resolves"
+            more = f"{first}, increase epochs"
         remedy = (
             "raise alpha"
             if estimator.alpha

@@ -159,6 +159,14 @@ def check_dtype(dtype: str, device: torch.device) -> list[type[np.floating]]:
     return [np.dtype(dtype).type]
 
 
+# What to do with masked rows, and values.
+LEAVE_OUT = "Leave these rows out, e.g. by X[~mask] and y[~mask]"
+FILL = (
+    "Fill or impute them first, e.g. X.filled(numpy.nan) and "
+    "sklearn.impute.SimpleImputer"
+)
+
+
 def check_features(
     estimator: BaseEstimator,
     X: Any,
@@ -183,11 +191,7 @@ def check_features(
             f"X is a {type(X).__name__}, but an array or a tensor of all rows is "
             "required, as in fit(X, y): batches are made of them, by batch_size."
         )
-    if np.ma.is_masked(X):
-        raise ValueError(
-            "X is a masked array with masked values. Fill or impute them first, e.g. "
-            "X.filled(numpy.nan) and sklearn.impute.SimpleImputer."
-        )
+    _refuse_masked(X, "X", FILL)
     if issparse(X):  # scikit-learn's message is of no use where a pipeline made it
         raise TypeError(
             "Sparse data was passed, but dense data is required. If it fits in "
@@ -203,6 +207,12 @@ def check_features(
     if kwargs.get("ensure_all_finite", True) and _is_finite(X, dtype):
         kwargs["ensure_all_finite"] = False
     return validate_data(estimator, X, dtype=dtype, order="C", **kwargs)
+
+
+def _refuse_masked(values: Any, name: str, remedy: str) -> None:
+    """Raise ValueError for a masked array, whose mask scikit-learn would drop."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} is a masked array with masked values. {remedy}.")
 
 
 def check_logits(estimator: BaseEstimator, X: np.ndarray, z: np.ndarray) -> None:
@@ -293,6 +303,7 @@ def check_training_rows(
         What scikit-learn's classifiers raise, and for negative weights.
     """
     check_one_type(y, "y")
+    _refuse_masked(y, "y", LEAVE_OUT)
     X, y = check_features(estimator, X, dtype, device, y=y, reset=reset)  # y is 1-D
     check_labels(y)
     if sample_weight is not None:
@@ -302,6 +313,7 @@ def check_training_rows(
 
 def check_weight(sample_weight: Any, X: np.ndarray | Tensor, name: str) -> np.ndarray:
     """Validate weights: finite, not negative, not all zero."""
+    _refuse_masked(sample_weight, name, LEAVE_OUT)
     with _named(name):
         outline = np.empty((len(X), 0))  # of X it is the length that counts
         weight = _check_sample_weight(to_host(sample_weight), outline, dtype=np.float64)
@@ -347,6 +359,7 @@ def check_validation_rows(
         raise ValueError(f"{given} is given without {missing}: pass both or neither")
     with _named("X_val"):
         X = check_features(estimator, X, [dtype], device, reset=False)
+    _refuse_masked(y, "y_val", LEAVE_OUT)
     with _named("y_val"):
         check_one_type(y, "y_val")
         y = column_or_1d(np.asarray(to_host(y)), warn=True)
