@@ -214,7 +214,7 @@ class FullGradient:
         return loss.item() / len(self.block)
 
     def team_for_bytes(self, n_bytes: int) -> Team:
-        """The same for the bytes of X that are read."""
+        """Those who share the reading of so many bytes of X."""
         return self._given_team if n_bytes > SERIAL_BYTES else Team(1)
 
     def _sum(self, function: Callable[[Block, slice], Any]) -> Any:

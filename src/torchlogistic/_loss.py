@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from ._arrays import SERIAL_ENTRIES, Array, as_array, namespace
 
 FEW_CLASSES = 8
-FEW_NUMBERS = 2**12
+FEW_NUMBERS = 2**12  # of which a copy is made sooner than another call
 FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
 # The same of SciPy's sigmoid. While X passes through the cache, nothing of torch stays
 # there: its next call is for 20 microseconds a matter of memory.
@@ -275,7 +275,7 @@ def _row_sums(values: Tensor) -> Tensor:
 
 def _largest(z: Array) -> float:
     """The greatest absolute value, zero of none."""
-    if z.size < FEW_NUMBERS:  # one more call costs more than one more array
+    if z.size < FEW_NUMBERS:
         return float(np.abs(z).max(initial=0.0))
     return float(np.maximum(z.max(), -z.min()))  # not a number if one is not
 
