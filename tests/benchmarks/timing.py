@@ -61,16 +61,20 @@ def alternate(measures: dict[str, Measure], rounds: int) -> Times:
 
 
 def rest() -> None:
-    """Wait until no thread of this process computes.
+    """Wait until no other thread of this process computes.
 
     After a product those of BLAS look for the next one for a tenth of a second, on a
-    core that whoever is measured then would miss.
+    core that whoever is measured then would miss. This thread sleeps only while they
+    do: what a core has in its caches would be gone with a longer sleep.
     """
     for _ in range(100):
-        start = time.process_time()
-        time.sleep(0.005)
-        if time.process_time() - start < 0.002:
+        others = time.process_time() - time.thread_time()
+        end = time.perf_counter() + 0.01  # their time is told every few milliseconds
+        while time.perf_counter() < end:
+            pass
+        if time.process_time() - time.thread_time() - others < 0.002:
             return
+        time.sleep(0.005)
 
 
 def read_only(X: np.ndarray) -> Measure:
