@@ -33,7 +33,6 @@ from ._prediction import (
 )
 from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
-from ._threads import existing_threads
 from ._training import Task, train, undisturbed
 from ._validation import (
     check_device,
@@ -545,15 +544,23 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         z : ndarray of shape (n_samples,) or (n_samples, n_classes)
             The log odds of the positive class; with three or more classes one logit
             each.
+
+        Raises
+        ------
+        ValueError
+            For X that is not finite, or has other features than the fit.
+
+        Warns
+        -----
+        RuntimeWarning
+            For rows so large that their logits are not finite.
         """
         check_is_fitted(self, "coef_")
         # An entry of X that is not finite leaves no finite logit, unless BLAS passes
         # over the zeros among the coefficients: X need not be read twice.
-        look = not self.coef_.all()
-        dtypes: list[Any] = [np.float64, np.float32]
-        with existing_threads(), np.errstate(over="ignore", invalid="ignore"):
-            X = check_features(self, X, dtypes, reset=False, ensure_all_finite=look)
-            z = linear_logits(X, self.coef_, self.intercept_)
+        look, dtypes = not self.coef_.all(), [np.float64, np.float32]
+        X = check_features(self, X, dtypes, reset=False, ensure_all_finite=look)
+        z = linear_logits(X, self.coef_, self.intercept_)
         check_logits(self, X, z)
         return z[:, 0] if len(self.classes_) == 2 else z
 

@@ -52,8 +52,9 @@ def linear_logits(X: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.
         multiply, size = _multiply_by_einsum, len(X)
 
     def write(rows: slice) -> None:
-        multiply(X[rows], coef, out=z[rows])
-        NumpyNamespace.add_row(z[rows], intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # the logits show it
+            multiply(X[rows], coef, out=z[rows])
+            NumpyNamespace.add_row(z[rows], intercept)
 
     _for_pieces(write, len(X), size, share=share)
     return z

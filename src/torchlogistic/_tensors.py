@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._threads import existing_threads
 from ._transfer import fits
 
 ACCELERATORS = ("cuda", "xpu", "mps")
@@ -29,11 +30,12 @@ def to_host(values: Any) -> Any:
             f"a tensor of layout {values.layout} was passed, but dense data is "
             "required: use .to_dense()"
         )
-    values = values.detach().cpu()
-    if values.dtype == torch.bfloat16:  # NumPy has none; float32 holds all its values
-        values = values.float()
     try:
-        return values.resolve_conj().resolve_neg().numpy()
+        with existing_threads():
+            values = values.detach().cpu()
+            if values.dtype == torch.bfloat16:  # which NumPy lacks; float32 holds it
+                values = values.float()
+            return values.resolve_conj().resolve_neg().numpy()
     except TypeError as error:
         raise TypeError(
             f"a tensor of {values.dtype} was passed, which NumPy does not have: use "

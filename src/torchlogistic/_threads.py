@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -242,11 +243,13 @@ def _work(inbox: SimpleQueue[Task | None]) -> None:
             del task
 
 
-# Not empty in a process that began as a copy of another: by a fork after this module
-# was imported, or as a worker of multiprocessing that imports it.
-_forked = [None] * (type(multiprocessing.current_process()).__name__ == "ForkProcess")
+# Set in a process that began as a copy of another: by a fork after this module was
+# imported, or as a worker of multiprocessing that imports it.
+_forked = threading.Event()
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=lambda: _forked.append(None))
+    os.register_at_fork(after_in_child=_forked.set)
+if type(multiprocessing.current_process()).__name__ == "ForkProcess":
+    _forked.set()
 
 
 @contextmanager
@@ -258,7 +261,7 @@ def existing_threads() -> Iterator[None]:
     process.
     """
     n_threads = torch.get_num_threads()
-    if not _forked or n_threads == 1:
+    if not _forked.is_set() or n_threads == 1:
         yield
         return
     torch.set_num_threads(1)
