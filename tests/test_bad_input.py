@@ -621,6 +621,15 @@ def test_values_that_nobody_looked_at(optimizer, start):
         make(optimizer=optimizer).fit(changed(X, (3, 1), np.nan), y)
 
 
+def test_values_to_validate_on_that_nobody_looked_at():
+    match = r"the mean validation loss became nan, .* X_val has values that are not fin"
+    with (
+        sklearn.config_context(assume_finite=True),
+        pytest.raises(ValueError, match=match),
+    ):
+        make().fit(X, y, X_val=changed(X, (3, 1), np.nan), y_val=y)
+
+
 def test_divergence_without_a_step_size():
     clf = make(optimizer="lbfgs", alpha=0.1, tol=0.1, warm_start=True).fit(X, y)
     clf.coef_ *= 1e300

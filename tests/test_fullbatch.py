@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer, make_classification
+from sklearn.datasets import load_breast_cancer, load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -255,6 +255,33 @@ def test_warns_of_separation_at_the_tolerance(optimizer):
     X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     with pytest.warns(ConvergenceWarning, match="within tol=.*separate the classes"):
         classifier(optimizer, tol=1e-3).fit(X, [0, 0, 1, 1])
+
+
+@over_optimizers
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_warns_of_a_class_that_is_separated_from_all_others(optimizer, fit_intercept):
+    X, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    X = StandardScaler().fit_transform(X)
+    clf = classifier(optimizer, tol=1e-4, fit_intercept=fit_intercept)
+    with pytest.warns(ConvergenceWarning, match="class 'setosa' from all others, so"):
+        clf.fit(X, names)
+    assert clf.score(X, names) < 1
+    others = names != "setosa"
+    # Without it, or with a penalty, there is an optimum, and no warning.
+    classifier(optimizer, tol=1e-4).fit(X[others], names[others])
+    clf.set_params(alpha=1e-3).fit(X, names)
+
+
+@over_optimizers
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_a_class_between_others_is_not_separated(optimizer, fit_intercept):
+    """Of three along a line all are found, up to a row at each border."""
+    X = np.linspace(-1, 1, 61)[:, None]
+    y = np.repeat([0, 1, 2], [20, 21, 20])
+    y[[19, 20, 40, 41]] = 1, 0, 2, 1
+    clf = classifier(optimizer, tol=1e-6, fit_intercept=fit_intercept)
+    assert clf.fit(X, y).score(X, y) < 1  # a warning would be an error
 
 
 @over_optimizers

@@ -42,14 +42,17 @@ class Judge:
     ----------
     objective : Objective
     rows : Rows
+    held : Rows, optional
+        Rows to validate on.
     whole : bool
-        Whether these are all rows there are, and not a part of a stream.
+        Whether ``rows`` are all there are, and not a part of a stream.
     mixes : bool
         Whether the optimizer takes differences of gradients of several mini-batches.
     """
 
     objective: Objective
     rows: Rows
+    held: Rows | None = None
     whole: bool = True
     mixes: bool = False
 
@@ -78,9 +81,12 @@ class Judge:
 
     def remedy(self, lr: float | None, *, longer: bool = False) -> str:
         """What to do: to scale features that are not, or to take shorter steps."""
-        ends = torch.stack(torch.aminmax(self.rows.X))  # NaN, if any is
-        if not ends.isfinite().all():  # scikit-learn was told not to look
-            return "X has values that are not finite: impute or remove them."
+        for name, rows in ("X", self.rows), ("X_val", self.held):
+            if rows is None:
+                continue
+            ends = torch.stack(torch.aminmax(rows.X))  # NaN, if any is
+            if not ends.isfinite().all():  # scikit-learn was told not to look
+                return f"{name} has values that are not finite: impute or remove them."
         size = self.sample.X.cpu().double().square().mean(dim=0).sqrt()
         scaled = bool((size <= SCALED).all())
         advice = []

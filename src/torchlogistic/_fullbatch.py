@@ -96,6 +96,25 @@ class FullBatch:
             return bool(((z > 0) == (y > 0)).all())
         return bool((z.argmax(-1) == y.argmax(-1)).all())
 
+    @property
+    def separated_class(self) -> int | None:
+        """A class that a hyperplane of the coefficients separates from all others.
+
+        Its logit, less the mean of all, can be moved by the intercept alone.
+        """
+        z, y = self.block.logits, self.block.targets > 0
+        if z.ndim == 1:
+            return None
+        margin = z - z.mean(-1, keepdim=True)
+        inside = torch.where(y, margin, math.inf).amin(0)
+        outside = torch.where(y, -math.inf, margin).amax(0)
+        if self.coef.fit_intercept:
+            apart = inside > outside
+        else:
+            apart = (inside > 0) & (outside < 0)
+        found = apart.nonzero().flatten().tolist()
+        return found[0] if found else None
+
     def _start_over(self) -> None:
         """Compare no iteration with those before."""
         self._lowest = math.inf  # the objective so far

@@ -235,7 +235,7 @@ class Run:
         try:
             ending.check(clf, self.loss, self.rows)
             if clf.epochs and not self.stopped_early:
-                warn_if_short(self.solver, clf, clf.epochs)
+                warn_if_short(self.solver, clf, clf.epochs, self.fold.classes)
             return ending.fitted(clf, self.fold, self.weighting)
         except Exception as error:  # or a warning that is to be one
             return error

@@ -142,7 +142,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self._earlier: list[dict[str, Any]] = []
         self._earlier_losses: list[float] = []
         self._n_rows = len(train_rows)
-        self.judge = Judge(objective, train_rows, whole=whole)
+        self.judge = Judge(objective, train_rows, valid_rows, whole=whole)
 
     # Construction
 

@@ -165,7 +165,7 @@ def run(estimator: Any, task: Task) -> LogisticNet:
             if isinstance(callback, EpochBar):
                 callback.close()
     if solver.full_batch is not None and task.epochs and not net.asked_to_stop:
-        warn_if_short(net.solver_, estimator, net.max_epochs)
+        warn_if_short(net.solver_, estimator, net.max_epochs, task.classes)
     return net
 
 
@@ -189,9 +189,11 @@ def facts_of(estimator: Any, weighting: Weighting, rows: Encoded) -> dict[str, A
     }
 
 
-def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
+def warn_if_short(
+    solver: FullBatch, estimator: Any, n_iter: int, classes: np.ndarray
+) -> None:
     """Warn if a full-batch solver ended anywhere but at the optimum."""
-    separated = not estimator.alpha and solver.separated
+    separated = None if estimator.alpha else find_separated(solver, classes)
     l1 = estimator.alpha * estimator.l1_ratio
     # The gradient that is left says no more of a weight than whether it is zero.
     undecided = 0 < l1 <= estimator.tol and solver.gradient_norm > l1 / 10
@@ -207,7 +209,7 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
     )
     if separated:
         message = (
-            f"{at}, but there is no optimum: the coefficients separate the classes, so "
+            f"{at}, but there is no optimum: the coefficients separate {separated}, so "
             "that larger ones are always better. Set alpha > 0 for a finite optimum."
         )
     elif hidden:
@@ -247,6 +249,16 @@ def warn_if_short(solver: FullBatch, estimator: Any, n_iter: int) -> None:
             f"(StandardScaler), or {remedy}."
         )
     warn(message, ConvergenceWarning)
+
+
+def find_separated(solver: FullBatch, classes: np.ndarray) -> str | None:
+    """The classes that coefficients separate from each other, in words."""
+    if solver.separated:
+        return "the classes"
+    index = solver.separated_class
+    if index is None:
+        return None
+    return f"class {classes.tolist()[index]!r} from all others"
 
 
 def own_callbacks(estimator: Any, *, validates: bool) -> list[Callback]:
