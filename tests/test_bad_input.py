@@ -284,7 +284,7 @@ PARAMETERS = {
         class_weight="equal",
     ),
     "class_weight of another class": case_of(
-        r"classes, \[1\], are not in class_weight", class_weight={0: 1, 7: 1}
+        r"the classes \[1\] are not in it", class_weight={0: 1, 7: 1}
     ),
     "class_weight of text": case_of(
         "class_weight={0: 'a', 1: 1}: could not convert string to float",

@@ -142,6 +142,13 @@ class RecordBatches(Record):
         self.hear("on_batch_end")
 
 
+class Mark(Callback):
+    """Adds to the records of batches."""
+
+    def on_batch_end(self, net, **kwargs):
+        net.history.record_batch("marked", True)
+
+
 class NoOp(Callback):
     """Listens to batches, so that their events are sent."""
 
@@ -1011,12 +1018,13 @@ class TestLoadBestOfARunInParts:
         assert_same_fit(clf, fit(validation=True))
 
     def test_records_of_batches_stay(self, tmp_path):
-        """Those of epochs in which a callback asked for them, and no others."""
+        """Those of epochs in which a callback added to them, and no others."""
         clf = self.start(None, epochs=1)
-        for callbacks in ([NoOp()], [NoOp(), ProgressBar("count")]):
+        listener, bar = GradientNormClipping(9.0), ProgressBar("count")
+        for callbacks in ([Mark()], [listener, NoOp()], [Mark(), bar]):
             clf.set_params(callbacks=callbacks).fit(X, Y, **VALIDATION)
         n_batches = [len(row.get("batches", ())) for row in clf.history_]
-        assert n_batches == [0, N_BATCHES + 1, N_BATCHES + 1]
+        assert n_batches == [0, N_BATCHES + 1, 0, N_BATCHES + 1]
 
 
 def never_best(net):
@@ -1107,7 +1115,7 @@ def test_events_of_batches_change_no_bit(
     weight = np.random.default_rng(0).uniform(0.5, 2, len(rows)) if weighted else None
     held = {"X_val": rows[:20], "y_val": labels[:20]}
     silent = classifier(**params).fit(rows, labels, weight, **held)
-    heard = classifier(**params, callbacks=[NoOp()]).fit(rows, labels, weight, **held)
+    heard = classifier(**params, callbacks=[Mark()]).fit(rows, labels, weight, **held)
     assert_same_fit(silent, heard)
     assert "batches" not in silent.history_[0]
     assert len(heard.history_[0]["batches"]) > 1
@@ -1525,6 +1533,25 @@ def test_sklearn_callback_hears_of_the_fit_and_its_epochs():
     fit_events = ["setup", "begin fit", *epoch, *epoch, "end fit", "teardown"]
     assert watcher.events == fit_events
     assert_same_fit(clf, fit(epochs=2))
+
+
+@pytest.mark.usefixtures("skl")
+def test_sklearn_callback_hears_of_partial_fit():
+    watcher = Watcher()
+    clf = classifier().set_callbacks(watcher)
+    for _ in range(2):
+        clf.partial_fit(X, Y, classes=[0, 1])
+    events = ["setup", "begin fit", "begin epoch", "end epoch", "end fit", "teardown"]
+    assert watcher.events == 2 * events
+    np.testing.assert_array_equal(watcher.estimators[1].coef_, clf.coef_)
+
+
+@pytest.mark.usefixtures("skl")
+def test_what_sklearn_callbacks_saw_stays():
+    watcher = Watcher()
+    classifier(epochs=2).set_callbacks(watcher).fit(X, Y)
+    seen = watcher.estimators[1]
+    assert seen._run["least"]["train"] == seen.loss_curve_[0]
 
 
 FITTED = {

@@ -1054,6 +1054,12 @@ class TestWarmStart:
 
 
 class TestPartialFit:
+    @pytest.mark.parametrize("params", [{"alpha": -1.0}, {"dtype": "float16"}], ids=str)
+    def test_parameters_are_checked_on_each_call(self, params):
+        clf = make().partial_fit(X, y, classes=[0, 1]).set_params(**params)
+        with pytest.raises(ValueError, match=f"The {next(iter(params))!r} parameter"):
+            clf.partial_fit(X, y)
+
     @pytest.mark.parametrize("data", [(X, y), (X3, y3)], ids=["binary", "multinomial"])
     @pytest.mark.parametrize(
         "params", [{}, {"momentum": 0.9}, {"optimizer": "adam", "alpha": 0.1}]
@@ -1110,7 +1116,14 @@ class TestPartialFit:
         ("labels", "classes", "message"),
         [
             (y + 1, [0, 1], r"labels \[2\] that are not among the classes \[0, 1\]"),
-            (y, [0], "at least 2 classes.* only one class: 0"),
+            (
+                y,
+                [0],
+                r"^classes must be a list .* of two or more labels, but is \[0\]$",
+            ),
+            (y, [0, 1, np.nan], "^Input classes contains NaN"),
+            (y, [0, 1, 2.5], "Unknown label type: continuous"),
+            (y, [0, "1"], "^classes mixes labels of types int and str"),
         ],
     )
     def test_first_call(self, labels, classes, message):

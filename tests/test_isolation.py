@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.datasets import make_classification
 
-from torchlogistic import TorchLogisticClassifier
+from torchlogistic import BatchedGridSearchCV, TorchLogisticClassifier
 
 # In float32 and large enough that a lower precision of products would show.
 X, Y3 = make_classification(
@@ -212,6 +212,26 @@ def test_neither_depends_on_settings_nor_changes_them(setting, y, params):
         after = settings()
     assert after == before
     for one, other in zip(result, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def search_results():
+    grid = {"lr": [0.1, 0.3]}
+    search = BatchedGridSearchCV(make(epochs=2), grid, scoring="neg_log_loss", cv=2)
+    search.fit(X, Y3)
+    return search.cv_results_["mean_test_score"], search.best_estimator_.coef_
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_nor_does_a_search(setting):
+    expected = search_results()
+    with setting():
+        before = settings()
+        results = search_results()
+        after = settings()
+    assert after == before
+    for one, other in zip(results, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -32,6 +32,15 @@ def test_subgradient_is_zero_at_the_minimum(seed, condition, share):
     assert (slope[~kept].abs() <= l1[~kept] + 1e-9).all()
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_kept(seed, dtype):
+    """Not every device has float64, into which NumPy turns a list of numbers."""
+    H, gradient, start = (tensor.to(dtype) for tensor in problem(12, seed))
+    u = minimise_quadratic(H, gradient, start, torch.ones_like(start), tol=1e-3)
+    assert u.dtype == dtype
+
+
 def test_diagonal_is_soft_thresholding():
     H = torch.diag(torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64))
     start = torch.tensor([3.0, -1.0, 0.5, 0.1], dtype=torch.float64)

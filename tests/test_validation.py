@@ -6,7 +6,9 @@ import torch
 from sklearn.datasets import make_blobs
 
 from torchlogistic import TorchLogisticClassifier, _validation
+from torchlogistic._loss import make_loss
 from torchlogistic._validation import check_batch_size
+from torchlogistic._weighting import Weighting
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,27 @@ class TestWeightsOfValidationRows:
     def test_message(self, weight, message):
         with pytest.raises(ValueError, match=message):
             make().fit(X, Y, X_val=X, y_val=Y, sample_weight_val=weight)
+
+
+@pytest.mark.parametrize("weighting", [{"class_weight": "balanced"}, {}])
+def test_weights_are_cast_before_they_move(weighting, monkeypatch):
+    """Not every device has float64."""
+
+    def to_device(array, device):
+        tensor = torch.as_tensor(array)
+        if device.type != "cpu" and tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.to(device)
+
+    monkeypatch.setattr(_validation, "to_device", to_device)
+    y, loss, classes = (Y > 3).astype(np.uint8), make_loss(2), np.array([0, 1])
+    weight = np.linspace(1, 2, len(y))
+    rows = _validation.Encoded(X.astype(np.float32), y, weight)
+    weights = Weighting.from_parameters(
+        weighting.get("class_weight"), None, rows, classes, whole=True
+    )
+    moved = _validation.to_rows(rows, weights, loss, torch.device("meta"))
+    assert moved.weight.dtype == torch.float32
 
 
 class TestLargeArraysAreCheckedByAllThreads:

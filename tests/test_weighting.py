@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
+from sklearn.preprocessing import StandardScaler
 
 from torchlogistic import TorchLogisticClassifier
+from torchlogistic._weighting import Weighting
 
 X, Y = make_blobs(90, centers=3, cluster_std=3.0, random_state=0)
 WEIGHT = np.random.default_rng(0).uniform(0.5, 2.0, len(Y))
@@ -66,6 +68,41 @@ class TestClassOfWeightZero:
     def test_one_class_left_is_an_error(self):
         with pytest.raises(ValueError, match="leaves rows of only one class"):
             make(class_weight={0: 1.0, 1: 0.0, 2: 0.0}).fit(X, Y)
+
+
+class TestClassWeight:
+    @pytest.mark.parametrize(
+        "labels", ["012", ["1", "01", "no"]], ids=["digits", "one"]
+    )
+    def test_labels_that_look_like_numbers(self, labels):
+        names = np.array(list(labels))
+        weight = dict(zip(names.tolist(), [1.0, 5.0, 2.0], strict=True))
+        clf = make(class_weight=weight).fit(X, names[Y])
+        ordered = {i: weight[label] for i, label in enumerate(clf.classes_.tolist())}
+        codes = np.searchsorted(clf.classes_, names[Y])
+        assert_same_run(clf, make(class_weight=ordered).fit(X, codes))
+
+    def test_a_label_that_does_not_occur(self):
+        clf = make(class_weight={0: 1.0, 1: 2.0, 2: 3.0, 7: 9.0}).fit(X, Y)
+        assert_same_run(clf, make(class_weight={0: 1.0, 1: 2.0, 2: 3.0}).fit(X, Y))
+
+    @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weights"])
+    def test_objective_of_parts(self, weight):
+        """In them class weights are not scaled; to_sklearn states the objective."""
+        rows = StandardScaler().fit_transform(X)
+        by_class = {0: 1.0, 1: 2.0, 2: 4.0}
+        params = {"class_weight": by_class, "alpha": 0.1, "batch_size": None}
+        clf = make(**params, lr=1.0)
+        for _ in range(300):
+            clf.partial_fit(rows, Y, classes=[0, 1, 2], sample_weight=weight)
+        refit = clf.to_sklearn().set_params(tol=1e-10, max_iter=10_000)
+        refit.fit(rows, Y, weight)
+        np.testing.assert_allclose(clf.coef_, refit.coef_, rtol=1e-5)
+
+    def test_sum_of_a_part(self):
+        weighting = Weighting(np.array([1.0, 2.0, 0.0]), whole=False)
+        assert weighting.total(Y, None) == KEPT.sum()
+        assert weighting.total(Y, WEIGHT) == pytest.approx(WEIGHT[KEPT].sum())
 
 
 class TestClassWithoutSampleWeight:

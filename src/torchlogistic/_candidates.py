@@ -293,7 +293,8 @@ class CandidateRun:
     def _start(self, n_features: int, k: int) -> Coefficients:
         """The initial coefficients of a single fit, for all."""
         fit_intercept = self.settings.fit_intercept
-        weight, bias = torch.empty(k, n_features), torch.empty(k)
+        weight = torch.empty(k, n_features, dtype=torch.float32)
+        bias = torch.empty(k, dtype=torch.float32)
         self.stack.stream.initial_linear(weight, bias if fit_intercept else None)
         one = torch.cat([weight.t(), bias[None]]) if fit_intercept else weight.t()
         n_folds = len(self.stack.lengths)

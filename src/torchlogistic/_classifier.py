@@ -413,8 +413,6 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         rows = check_training_rows(
             self, X, y, sample_weight, dtype, device=device, reset=not continued
         )
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        report = {"X": X, "y": y, "metadata": metadata}
         labels = rows.y
         rows = drop_weightless(rows)
         classes = find_classes(rows.y, labels)
@@ -445,11 +443,12 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             continued=continued,
             epochs=self.epochs,
         )
-        with sklearn_callbacks(self, report, self.epochs) as task.watchers:
-            return self._learn(task)
+        return self._learn(task, X, y, sample_weight)
 
     def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
         continued = hasattr(self, "coef_")
+        if continued:  # scikit-learn does so on the first call only
+            self._validate_params()
         if "balanced" in (self.class_weight, self.pos_weight):
             raise ValueError(
                 "'balanced' weights need all rows and partial_fit sees some: compute "
@@ -474,25 +473,26 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
                     f"last call to partial_fit or fit: {known.tolist()}"
                 )
             check_known_labels(rows.y, known)
-        seed = self._seed(continued=continued)
-        return self._learn(
-            Task(
-                rows=rows.encoded(known),
-                held=None,
-                classes=known,
-                device=device,
-                seed=seed,
-                continued=continued,
-                epochs=1,
-                whole=False,
-            )
+        task = Task(
+            rows=rows.encoded(known),
+            held=None,
+            classes=known,
+            device=device,
+            seed=self._seed(continued=continued),
+            continued=continued,
+            epochs=1,
+            whole=False,
         )
+        return self._learn(task, X, y, sample_weight)
 
-    def _learn(self, task: Task) -> Self:
-        """Train and write the attributes."""
-        net = train(self, task)
-        self.__dict__.pop("validation_loss_curve_", None)
-        self.__dict__.update(net.fitted_attributes())
+    def _learn(self, task: Task, X: Any, y: Any, sample_weight: Any) -> Self:
+        """Train and write the attributes; scikit-learn's callbacks see what came."""
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        report = {"X": X, "y": y, "metadata": metadata}
+        with sklearn_callbacks(self, report, task.epochs) as task.watchers:
+            net = train(self, task)
+            self.__dict__.pop("validation_loss_curve_", None)
+            self.__dict__.update(net.fitted_attributes())
         return self
 
     def _seed(self, *, continued: bool) -> int:

@@ -12,6 +12,7 @@ graphs are recorded anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,20 +34,34 @@ class Recorder(Protocol):
         """Returns what does it, again and again, with the same memory and numbers."""
 
 
+@dataclass
 class CudaRecorder:
-    """Records CUDA graphs. A recording waits for the device."""
+    """Records CUDA graphs. A recording waits for the device.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    device: torch.device
 
     def record(self, function: Launch) -> Launch:
         graph = torch.cuda.CUDAGraph()
-        # Other threads of the program may go on using their devices.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            function()
+        with torch.cuda.device(self.device):
+            # By default all recordings of a process share one stream, which is on the
+            # device that was current at the first.
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            # Other threads of the program may go on using their devices.
+            with torch.cuda.graph(
+                graph, stream=stream, capture_error_mode="thread_local"
+            ):
+                function()
         return graph.replay
 
 
 def find_recorder(device: torch.device) -> Recorder | None:
     """The recorder of a device, if it has graphs."""
-    return CudaRecorder() if device.type == "cuda" else None
+    return CudaRecorder(device) if device.type == "cuda" else None
 
 
 class Recording(NamedTuple):

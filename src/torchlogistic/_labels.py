@@ -107,13 +107,15 @@ def check_given_classes(classes: Any, y: Labels) -> np.ndarray:
     """Sorted labels that a first ``partial_fit`` announces; y must not have others."""
     if classes is None:
         raise ValueError("classes must be passed on the first call to partial_fit.")
+    check_one_type(classes, "classes")
     given = np.asarray(classes)
-    if given.ndim != 1 or not len(given):
+    if given.ndim != 1 or len(found := np.unique(given)) < 2:
         raise ValueError(
             "classes must be a list or 1-D array of two or more labels, but is "
             f"{classes!r}"
         )
-    found = find_classes(given)
+    assert_all_finite(given, input_name="classes")
+    check_labels(found)
     check_known_labels(y, found)
     return found
 

@@ -50,6 +50,10 @@ from ._stream import RandomStream
 from ._threads import Team
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
+# What the history has of each batch; callbacks may add to it.
+RECORDED = {
+    f"{p}_{what}" for p in ("train", "valid") for what in ("loss", "batch_size")
+}
 
 
 class QuickHistory(History):
@@ -456,17 +460,16 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return attributes
 
     def _kept_of(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An epoch without its batches, unless a callback asked for their records."""
-        if self._hears_training and any(row.get("batches", ())):
-            return dict(row)
-        return {name: row[name] for name in row if name != "batches"}
+        """An epoch without its batches, unless a callback added to their records."""
+        added = set().union(*row.get("batches", ())) - RECORDED
+        return {k: v for k, v in row.items() if k != "batches" or added}
 
     def _run_state(self) -> dict[str, Any]:
         """What it takes to continue the run exactly, and what else is known of it."""
         return {
             "seed": self.stream.seed,
             "n_draws": self.stream.n_draws,
-            "least": self._least,
+            "least": dict(self._least),
             "schedules": schedule_states(self.callbacks_),
             **optimizer_state(self.optimizer_, self._optimizer_arguments()),
             **self.facts,

@@ -106,7 +106,7 @@ def _walk(
     at = -u[crossing] / change[crossing]
     order = np.argsort(at)
     crossing, at = crossing[order], at[order]
-    before = rise + np.concatenate([[0.0], np.cumsum(2 * speed[crossing])])
+    before = rise + np.append(speed.dtype.type(0), np.cumsum(2 * speed[crossing]))
     turned = np.flatnonzero(before[1:] + bend * at >= 0)
     end = turned[0] if len(turned) else len(at)
     if len(turned) and before[end] + bend * at[end] < 0:

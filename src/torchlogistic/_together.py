@@ -23,15 +23,20 @@ from ._joint_minibatch import JointMiniBatch, rule_settings
 from ._loss import make_loss
 from ._solvers import check_penalty, find_solver
 from ._steps import STEPS
-from ._training import undisturbed
+from ._training import current, undisturbed
 from ._transfer import fits
 from ._validation import check_batch_size, check_device, training_bytes
 
 # Parameters that may differ: columns of one matrix, moments of one run, or, where the
 # optimizer does not use them, nothing at all.
 DIFFERING = (
-    *("lr", "alpha", "l1_ratio", "momentum", "class_weight", "pos_weight"),
+    "lr",
     "epochs",
+    "momentum",
+    "alpha",
+    "l1_ratio",
+    "class_weight",
+    "pos_weight",
 )
 # Folds are stacked up to so many bytes of X: where a step costs more than it computes.
 # On a device steps of far more rows still do.
@@ -104,7 +109,7 @@ def fit_together(
     outcomes: list[list[Outcome]] = [[] for _ in folds]
     stacks: dict[Any, list[int]] = {}
     prepared: dict[int, Prepared] = {}
-    with undisturbed():
+    with undisturbed(), current(device):
         for i, fold in enumerate(folds):
             try:
                 prepared[i] = prepare(first, fold)

@@ -25,7 +25,7 @@ from ._net import LogisticNet
 from ._objective import Coefficients, Objective, allocate_coefficients
 from ._solvers import check_penalty, find_solver, optimizer_arguments
 from ._stream import RandomStream
-from ._tensors import to_device
+from ._tensors import CPU, to_device
 from ._threads import existing_threads
 from ._validation import Encoded, check_batch_size, to_rows
 from ._warnings import warn
@@ -174,7 +174,7 @@ def copy_fitted(estimator: Any, coef: Coefficients) -> None:
     parts = coef.as_linear(coef.values)
     fitted = estimator.coef_, estimator.intercept_
     for part, array in zip(parts, fitted, strict=False):  # without a bias, one part
-        part.copy_(to_device(array, part.device))
+        part.copy_(to_device(array, CPU))  # casts before it moves
 
 
 def facts_of(estimator: Any, weighting: Weighting, rows: Encoded) -> dict[str, Any]:

@@ -456,7 +456,9 @@ def to_rows(
         transfer, device = Transfer(device), CPU
     X = to_device(rows.X, device)
     y = loss.targets(to_device(rows.y, device), X.dtype)
-    weight = None if weights is None else to_device(weights, device).to(X.dtype)
+    weight = None
+    if weights is not None:  # cast first: not every device has float64
+        weight = to_device(weights, CPU).to(X.dtype).to(device)
     return Rows(X, y, weight, transfer)
 
 

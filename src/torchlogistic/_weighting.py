@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
 
 if TYPE_CHECKING:
     from ._validation import Encoded, Labelled
@@ -93,10 +92,15 @@ class Weighting:
         return rows[kept]
 
     def total(self, labels: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Sum of ``sample_weight * class_weight`` as given, before any scaling."""
+        """What all rows weigh in the objective of ``LogisticRegression``.
+
+        Sum of ``sample_weight * class_weight`` as given. Of a part of all rows the
+        objective takes the mean over ``sample_weight``, and so does this the sum.
+        """
         weight = sample_weight
         if self.class_weight is not None:
-            weight = self.class_weight[labels]
+            by_class = self.class_weight if self.whole else self.class_weight > 0
+            weight = by_class[labels].astype(np.float64)
             if sample_weight is not None:
                 weight *= sample_weight
         return float(len(labels) if weight is None else weight.sum())
@@ -130,14 +134,21 @@ def _class_weight(
     """Weights of the classes, (n_classes,), if there are any."""
     if class_weight is None:
         return None
-    if class_weight == "balanced":  # over weighted rows, as scikit-learn >= 1.7
+    if isinstance(
+        class_weight, str
+    ):  # "balanced", over weighted rows, as scikit-learn >= 1.7
         counts = np.bincount(rows.y, weights=rows.sample_weight, minlength=len(classes))
         balanced: np.ndarray = counts.sum() / (len(classes) * counts)
         return balanced
-    try:
-        weight: np.ndarray = compute_class_weight(
-            class_weight, classes=classes, y=classes[rows.y]
+    # As scikit-learn's compute_class_weight, which takes "1" for a number.
+    missing = [label not in class_weight for label in classes]
+    if any(missing) and len(classes) - sum(missing) < len(class_weight):
+        raise ValueError(
+            f"class_weight={class_weight}: the classes {classes[missing].tolist()} are "
+            "not in it, but others that y does not have"
         )
+    try:
+        weight = np.array([float(class_weight.get(label, 1)) for label in classes])
     except (TypeError, ValueError) as error:  # does not name the parameter
         raise ValueError(f"class_weight={class_weight}: {error}") from error
     if not (weight >= 0).all() or not np.isfinite(weight).all():
