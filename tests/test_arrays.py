@@ -11,7 +11,6 @@ from torchlogistic._arrays import (
     as_array,
     as_tensor,
     namespace,
-    solve_definite,
 )
 
 
@@ -170,15 +169,3 @@ def test_sums_are_wide():
     expected = np.float32(0.1).astype(np.float64) * 10**5
     for xp, array in ((NumpyNamespace, many), (TorchNamespace, torch.from_numpy(many))):
         assert float(xp.sum(array, torch.float64)) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("small_system", [2000, 0], ids=["NumPy", "torch"])
-@pytest.mark.parametrize("size", [1, 5, 64, 65, 150])
-def test_solve_definite(size, small_system, monkeypatch):
-    monkeypatch.setattr(_arrays, "SMALL_SYSTEM", small_system)
-    rng = np.random.default_rng(0)
-    A, x = rng.normal(size=(size, size)), rng.normal(size=size)
-    H = A @ A.T + np.eye(size)
-    H, b = torch.from_numpy(H), torch.from_numpy(H @ x)
-    np.testing.assert_allclose(solve_definite(H, b), x, rtol=1e-8, atol=1e-10)
-    assert solve_definite(-H, b) is None

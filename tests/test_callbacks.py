@@ -1069,6 +1069,25 @@ def test_interrupted_fit_leaves_its_checkpoints_and_no_private_folder(error, tmp
     np.testing.assert_array_equal(state["linear.weight"], fit(epochs=2).coef_)
 
 
+@pytest.mark.parametrize("event_name", ["event_cp", None])
+def test_a_checkpoint_is_there_from_its_epoch_on(event_name, tmp_path):
+    """As soon as it is saved: a process that is killed cannot move files."""
+    found = []
+
+    class Look(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            names = {p.name for p in tmp_path.iterdir() if p.is_file()}
+            assert names in (set(), CHECKPOINT_FILES)
+            if names:
+                state = torch.load(tmp_path / "params.pt", weights_only=True)
+                found.append(state["linear.weight"])
+
+    checkpoint = Checkpoint(dirname=str(tmp_path), monitor=None, event_name=event_name)
+    fit(epochs=3, callbacks=[checkpoint, Look()])
+    expected = [fit(epochs=n).coef_ for n in (1, 2)]
+    np.testing.assert_array_equal(np.stack(found), expected)
+
+
 # Events of batches
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ._arrays import Array, as_array, as_tensor, namespace, send
+from ._kernels import has_kernel
 from ._rows import Block, Rows, buffer_block, record_block, view_block
 from ._stream import RandomStream
 from ._threads import Begun, Team
@@ -252,7 +253,9 @@ class Batches:
         fitting = min(fitting, CHUNK_BATCHES.get(self.device.type, fitting))
         in_order = self._in_order
         # The kernel of ``_triton`` needs no ones, and reads rows with them slowly.
-        fit_intercept = fit_intercept and not self._has_kernel(rows)
+        n_features, several = rows.X.shape[1], rows.y.dim() > 1
+        if has_kernel(self.device, n_features, several=several):
+            fit_intercept = False
         if rows.transfer is not None and not self.in_pieces:
             capacity = min(max(fitting, 1) * batch_size, n_rows)
             lane = partial(Lane, rows, capacity, batch_size)
@@ -283,13 +286,6 @@ class Batches:
             self.copier.copy(slice(None), rooms[0].full.span)
             return rooms, self._kept
         return rooms, self._copied
-
-    def _has_kernel(self, rows: Rows) -> bool:
-        if self.device.type != "cuda" or rows.y.dim() > 1:
-            return False
-        from ._triton import serves  # half a second
-
-        return serves(self.device, rows.X.shape[1])
 
     def _views(self, rows: Rows) -> list[Room]:
         return [Room(view_block(rows), self.batch_size, self.n_rows)]

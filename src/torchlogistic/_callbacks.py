@@ -7,13 +7,10 @@ later) watch it from outside; :class:`SklearnBridge` is the one place where they
 from __future__ import annotations
 
 import dis
-import os
 import signal
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,12 +26,8 @@ from skorch.callbacks import (
     NeptuneLogger,
     SacredLogger,
     TensorBoard,
-    TrainEndCheckpoint,
 )
-from skorch.history import History
 from tqdm import tqdm
-
-from ._warnings import warn
 
 try:
     from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
@@ -322,108 +315,3 @@ def sklearn_callbacks(
     watched = bool(getattr(estimator, "_skl_callbacks", None))
     yield [SklearnBridge(context, report)] if watched else []
     context.call_on_fit_task_end(**report, reconstruction_attributes={})
-
-
-@contextmanager
-def guarded_checkpoints(callbacks: Iterable[Any], history: History) -> Iterator[None]:
-    """Let fits that run at the same time keep their checkpoints apart.
-
-    For the time of a fit a Checkpoint or TrainEndCheckpoint writes to a folder of its
-    own inside its folder; when the fit ends, however it ends, its files move to where
-    the user wants them, each in one step. A file that could not be written is a
-    warning, where skorch is silent. Epochs from before the callback was added are
-    marked as not saved, since skorch counts the marks to find the last one that was.
-    """
-    with ExitStack() as stack:
-        for callback in callbacks:
-            if isinstance(callback, Checkpoint | TrainEndCheckpoint):
-                checkpoint = getattr(callback, "checkpoint_", callback)
-                stack.enter_context(_loud_failures(checkpoint))
-                for row in history if checkpoint.event_name is not None else []:
-                    row.setdefault(checkpoint.event_name, False)
-                if _writes_plain_files(checkpoint):
-                    stack.enter_context(_private_folder(checkpoint))
-        yield
-
-
-def _writes_plain_files(checkpoint: Checkpoint) -> bool:
-    targets = [f for f in checkpoint._f_kwargs().values() if f is not None]
-    return all(isinstance(f, str) and not os.path.dirname(f) for f in targets)
-
-
-PRIVATE = ".fit-"
-
-
-@contextmanager
-def _private_folder(checkpoint: Checkpoint) -> Iterator[None]:
-    folder = checkpoint.dirname
-    private = os.path.join(folder, f"{PRIVATE}{uuid.uuid4().hex}")
-    os.makedirs(private)
-    checkpoint.dirname = private
-    try:
-        yield
-    finally:
-        checkpoint.dirname = folder
-        for name in os.listdir(private):
-            os.replace(os.path.join(private, name), os.path.join(folder, name))
-        os.rmdir(private)
-
-
-@contextmanager
-def best_checkpoints(callbacks: Iterable[Any], history: History) -> Iterator[None]:
-    """Let ``Checkpoint(load_best=True)`` find the best epoch of a run, if it saved it.
-
-    To be entered after the last epoch, inside of :func:`guarded_checkpoints`.
-    """
-    with ExitStack() as stack:
-        for callback in callbacks:
-            loads = isinstance(callback, Checkpoint) and callback.load_best
-            if loads and callback.monitor is not None:
-                if not _find_best(callback, history):
-                    callback.load_best = False
-                    stack.callback(setattr, callback, "load_best", True)
-        yield
-
-
-def _find_best(checkpoint: Checkpoint, history: History) -> bool:
-    """Point a checkpoint to the folder that has its last files, if there are any."""
-    folder, event = checkpoint.dirname, checkpoint.event_name
-    private = os.path.basename(folder).startswith(PRIVATE)
-    if event is None and not private:
-        return True  # it leaves no trace: skorch has to see
-    if private and os.listdir(folder):
-        return True
-    if event is not None and any(row[event] for row in history):
-        if private:  # the earlier fit that this one continues moved them
-            checkpoint.dirname = os.path.dirname(folder)
-        return True
-    warn(
-        "Checkpoint(load_best=True) has nothing to load: no epoch since it was added "
-        f"was one to save (monitor={checkpoint.monitor!r}). The coefficients of the "
-        "last epoch stay.",
-        UserWarning,
-    )
-    return False
-
-
-@dataclass
-class _LoudSink:
-    """Pass messages on, and warn of the one that tells of a failure."""
-
-    sink: Callable[[str], None]
-
-    def __call__(self, text: str) -> None:
-        if text.startswith("Unable to save"):
-            warn(text, UserWarning)
-        self.sink(text)
-
-
-@contextmanager
-def _loud_failures(checkpoint: Checkpoint) -> Iterator[None]:
-    sink = checkpoint.sink
-    if sink is not print:  # skorch compares it with print to decide about verbosity
-        checkpoint.sink = _LoudSink(sink)
-    try:
-        yield
-    finally:
-        checkpoint.sink = sink

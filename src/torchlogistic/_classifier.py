@@ -23,6 +23,7 @@ from ._callbacks import (
     replace_callback,
     sklearn_callbacks,
 )
+from ._isolation import undisturbed
 from ._labels import check_given_classes, check_known_labels, find_classes
 from ._module import linear_module
 from ._prediction import (
@@ -33,7 +34,7 @@ from ._prediction import (
 )
 from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
-from ._training import Task, train, undisturbed
+from ._training import Task, train
 from ._validation import (
     check_device,
     check_dtype,

@@ -19,6 +19,7 @@ import torch
 
 from ._callbacks import StopEarly
 from ._classifier import TorchLogisticClassifier
+from ._convergence import warn_if_short
 from ._folds import (
     Advance,
     Ending,
@@ -34,7 +35,6 @@ from ._objective import Objective, allocate_coefficients
 from ._rows import view_block
 from ._solvers import find_solver
 from ._threads import Team
-from ._training import warn_if_short
 from ._validation import to_rows
 from ._weighting import Weighting
 

@@ -23,9 +23,18 @@ if TYPE_CHECKING:
 Kernel = Callable[..., Any]  # a function of ``_triton``
 
 
+def has_kernel(device: torch.device, n_features: int, *, several: bool) -> bool:
+    """Whether there is a kernel for rows on a device, with one or several logits."""
+    if device.type != "cuda" or several:
+        return False
+    from ._triton import serves  # half a second
+
+    return serves(device, n_features)
+
+
 def find_kernel(block: Block) -> Kernel | None:
     """The kernel of :mod:`._triton`, if a block is one that it serves."""
-    if not _has_kernel(block):
+    if not _serves(block):
         return None
     from ._triton import loss_and_gradient
 
@@ -34,19 +43,16 @@ def find_kernel(block: Block) -> Kernel | None:
 
 def find_batch_kernel(block: Block) -> Kernel | None:
     """The same for a mini-batch."""
-    if not _has_kernel(block):
+    if not _serves(block):
         return None
     from ._triton import write_batch_gradient
 
     return write_batch_gradient
 
 
-def _has_kernel(block: Block) -> bool:
-    if block.logits.device.type != "cuda" or block.logits.dim() > 1:
-        return False
-    from ._triton import serves  # half a second
-
-    return serves(block.logits.device, block.n_features)
+def _serves(block: Block) -> bool:
+    z = block.logits
+    return has_kernel(z.device, block.n_features, several=z.dim() > 1)
 
 
 class Kernels:

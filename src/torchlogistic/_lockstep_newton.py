@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ._arrays import SERIAL_SYSTEM, Array, as_array, as_tensor, solve_small
+from ._arrays import Array, as_array, as_tensor
+from ._cholesky import SERIAL_SYSTEM, solve_small
 from ._hessian import in_pieces
 from ._line_search import Point
 from ._lockstep import Lockstep, Step, as_rows, inner

@@ -24,13 +24,12 @@ from ._batches import Batches
 from ._callbacks import (
     StopTraining,
     asks_to_stop,
-    best_checkpoints,
     check_monitors,
-    guarded_checkpoints,
     hears_batches,
     hears_training,
     refuse_monitor,
 )
+from ._checkpoints import PrivateFolder, best_checkpoints, guarded_checkpoints
 from ._continuation import (
     epoch_record,
     optimizer_state,
@@ -142,6 +141,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.team = Team()
         self.asked_to_stop = False  # by a callback
         self._least = {"train": math.inf, "valid": math.inf}  # losses so far
+        self._folders: list[PrivateFolder] = []  # of checkpoints
         # Rows of the history that nobody changes.
         self._earlier: list[dict[str, Any]] = []
         self._earlier_losses: list[float] = []
@@ -267,7 +267,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self.notify("on_train_begin", X=X, y=y)
         if earlier is not None:
             restore_schedules(self.callbacks_, optimizer, arguments, earlier)
-        with guarded_checkpoints(callbacks, self.history_):
+        with guarded_checkpoints(callbacks, self.history_) as self._folders:
             try:
                 with suppress(StopTraining):
                     self.fit_loop(X, y)
@@ -303,6 +303,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                 if not asks_to_stop(error):
                     raise
                 asked = True
+        for folder in self._folders:
+            folder.publish(self.history_)
         if asked:  # skorch looks closely at each attribute that is set
             self.asked_to_stop = True
         if asked or self.solver_.done:

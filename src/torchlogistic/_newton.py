@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._arrays import Array, accumulator, as_array, solve_definite
+from ._arrays import Array, accumulator, as_array
+from ._cholesky import solve_definite
 from ._fullbatch import FullBatch
 from ._hessian import Hessian
 from ._line_search import Line, Point, armijo_step, wolfe_step

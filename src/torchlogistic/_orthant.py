@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import SERIAL_SYSTEM, Array, as_array, solve_definite, solve_small
+from ._arrays import Array, as_array
+from ._cholesky import SERIAL_SYSTEM, solve_definite, solve_small
 
 MAX_CHANGES = 1000  # of signs
 FEWEST = 10  # coordinates that may leave zero at once

@@ -18,12 +18,12 @@ from ._folds import (
     prepare,
     weighting_of,
 )
+from ._isolation import current, undisturbed
 from ._joint_fullbatch import JointFullBatch
 from ._joint_minibatch import JointMiniBatch, rule_settings
 from ._loss import make_loss
 from ._solvers import check_penalty, find_solver
 from ._steps import STEPS
-from ._training import current, undisturbed
 from ._transfer import fits
 from ._validation import check_batch_size, check_device, training_bytes
 
