@@ -210,6 +210,23 @@ def test_warns_if_the_gradient_is_as_small_as_the_features(
     assert start.loss_curve_[-1] - better.loss_curve_[-1] > 0.9 * least > 0
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_warns_if_features_are_far_from_zero(n_classes, weighted, dtype):
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % n_classes
+    X = np.c_[rng.normal(size=(300, 2)), 1000 + rng.normal(size=300) + 2 * y]
+    weight = rng.random(300) if weighted else None
+    params = {"epochs": 5000, "dtype": dtype, "alpha": 1e-3}
+    with pytest.warns(ConvergenceWarning, match="too far from zero, for") as caught:
+        start = classifier("lbfgs", tol=1e-2, **params).fit(X, y, weight)
+    least = float(re.search(r"can fall by (\S+) or more", str(caught[0].message))[1])
+    X[:, 2] -= 1000  # the intercept makes up for it
+    better = classifier("lbfgs", tol=1e-4, **params).fit(X, y, weight)
+    assert start.loss_curve_[-1] - better.loss_curve_[-1] > 0.9 * least > 0
+
+
 @over_optimizers
 def test_does_not_warn_of_small_gradients_of_what_is_of_no_use(optimizer):
     """Of noise, of constant columns, where the penalty keeps coefficients small.
@@ -220,6 +237,9 @@ def test_does_not_warn_of_small_gradients_of_what_is_of_no_use(optimizer):
     y = np.arange(2000) % 2
     X = np.c_[rng.normal(size=(2000, 2)), np.zeros(2000), np.full(2000, 1e-6)]
     classifier(optimizer, tol=0.01).fit(X, y)
+    for dtype in ("float32", "float64"):
+        constant = np.c_[X + y[:, None], np.full(2000, 1 / 3), np.full(2000, 7.7)]
+        classifier(optimizer, tol=1e-4, alpha=0.1, dtype=dtype).fit(constant, y)
     classifier(optimizer, tol=0.01, alpha=0.1).fit(1e-3 * (X + y[:, None]), y)
     classifier(optimizer, tol=0.01, alpha=0.4, l1_ratio=1.0).fit(X + y[:, None], y)
     classifier(optimizer, tol=0.3).fit(X + y[:, None], y)

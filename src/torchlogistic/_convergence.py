@@ -42,9 +42,9 @@ def warn_if_short(
         )
     elif hidden:
         message = (
-            f"{at}, but the loss can fall by {fall:.2g} or more yet: features are so "
-            "small that the gradient is, too. Scale the features (StandardScaler), or "
-            "set a smaller tol."
+            f"{at}, but the loss can fall by {fall:.2g} or more yet: features are too "
+            "small, or too far from zero, for the gradient to show it. Scale the "
+            "features (StandardScaler), or set a smaller tol."
         )
     elif solver.converged:
         message = (

@@ -162,32 +162,41 @@ class FullBatch:
 
         At least: a row's loss bends by a quarter of the square of a feature at most,
         with several logits, too [1]_. Where features are small the gradient is,
-        whatever there is to gain. All rows are looked at only if some of them say that
-        it is ``enough``.
+        whatever there is to gain. The intercept moves along, so that the mean logit
+        stays where it is: features may be far from zero. All rows are looked at only if
+        some of them say that it is ``enough``.
 
         References
         ----------
         .. [1] D. Böhning, "Multinomial logistic regression algorithm", Annals of the
            Institute of Statistical Mathematics 44, 1992.
         """
-        slope = abs(_on_host(self.coef.arrays.weight_gradient)) - self.objective.l1
-        slope = slope.clip(min=0)
+        coef, few = self.coef, -(-len(self.block) // SAMPLE_ROWS)
+        if coef.frozen[0]:
+            return 0.0
+        slope = _on_host(coef.arrays.weight_gradient).T
+        center = np.zeros(coef.n_features)
+        if coef.fit_intercept and not coef.frozen[1]:
+            center = _on_host(self.block.X[::few, : coef.n_features]).mean(axis=0)
+            slope = slope - _on_host(coef.arrays.intercept_gradient).T * center
+        rounding = self.precision * abs(center)
+        slope = (abs(slope) - self.objective.l1 - rounding).clip(min=0)
         fall = 0.0
-        for step in (-(-len(self.block) // SAMPLE_ROWS), 1):
-            bend = self._mean_squares(step) / 4 + self.objective.l2
-            falls = slope.T**2 / (2 * np.maximum(bend, SMALLEST))
+        for step in (few, 1):
+            bend = self._mean_squares(step, center) / 4 + self.objective.l2
+            falls = slope**2 / (2 * np.maximum(bend, SMALLEST))
             fall = float(falls.max(initial=0.0))
             if fall <= enough:
                 break
         return fall
 
-    def _mean_squares(self, step: int) -> np.ndarray:
-        """Weighted mean squares of the features, of each so many-th row."""
+    def _mean_squares(self, step: int, center: np.ndarray) -> np.ndarray:
+        """Weighted mean squares of features about a center, of each so many-th row."""
         n, block = self.coef.n_features, self.block
         total, n_rows = np.zeros(n), 0
         for start in range(0, len(block), step * SAMPLE_ROWS):
             rows = slice(start, start + step * SAMPLE_ROWS, step)
-            X, weight = _on_host(block.X[rows, :n]), np.ones(1)
+            X, weight = _on_host(block.X[rows, :n]) - center, np.ones(1)
             if block.weight is not None:
                 weight = _on_host(block.weight[rows]).reshape(-1)
             total += np.einsum("i,ij,ij->j", np.broadcast_to(weight, len(X)), X, X)
