@@ -95,6 +95,11 @@ ROWS = {
     "sparse": Case(
         "Sparse data was passed.*dense", X=scipy.sparse.csr_array(X), error=TypeError
     ),
+    "sparse frame": Case(
+        r"Sparse data was passed.*of a DataFrame \.sparse\.to_dense",
+        X=pd.DataFrame(X).astype(pd.SparseDtype("float", 0)),
+        error=TypeError,
+    ),
     "data loader": Case(
         "X is a DataLoader, but an array or a tensor of all rows is required",
         X=DataLoader(TensorDataset(torch.tensor(X))),
@@ -628,6 +633,19 @@ def test_values_to_validate_on_that_nobody_looked_at():
         pytest.raises(ValueError, match=match),
     ):
         make().fit(X, y, X_val=changed(X, (3, 1), np.nan), y_val=y)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+def test_rows_to_validate_on_that_were_not_scaled(optimizer):
+    rows, labels = CANCER
+    held = {"X_val": rows, "y_val": labels}
+    clf = make(optimizer=optimizer, alpha=0.01, epochs=100)
+    match = r"^The least mean loss of X_val, .* is far above that .*\['X_val'\]\.$"
+    with pytest.warns(UserWarning, match=match):
+        clf.fit(scale(rows), labels, **held)
+    clf.fit(scale(rows), labels, X_val=scale(rows), y_val=labels)  # and none here
+    noise = np.random.default_rng(0).permutation(labels)
+    clf.fit(scale(rows), labels, X_val=scale(rows), y_val=noise)
 
 
 def test_divergence_without_a_step_size():

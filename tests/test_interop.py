@@ -435,7 +435,8 @@ class TestMetadataRouting:
 
 class TestPredictions:
     def test_no_epoch_leaves_the_initial_coefficients(self):
-        clf = make(epochs=0).fit(X, y)
+        clf = make(epochs=0).fit(X, y, X_val=X, y_val=y)
+        assert clf.validation_loss_curve_ == []
         np.testing.assert_allclose(clf.coef_, [[0.5406, 0.5869]], atol=5e-5)
         np.testing.assert_allclose(clf.intercept_, [-0.1657], atol=5e-5)
         assert (clf.n_iter_, clf.loss_curve_, clf.history_) == (0, [], [])

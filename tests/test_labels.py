@@ -1,10 +1,13 @@
 """Which classes there are, and the number of each row's class."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
-from torchlogistic._labels import check_labels, encode, sorted_labels
+from torchlogistic._labels import check_labels, encode, find_classes, sorted_labels
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,17 @@ def test_tensors_that_are_no_labels(labels, message):
 def test_many_classes_of_few_rows_are_labels():
     check_labels(torch.arange(50.0))
     check_labels(torch.arange(50) > 3)
+
+
+@pytest.mark.parametrize("n_classes", [2, 11, 12, 22])
+def test_what_could_be_a_regression_is_warned_of_where_scikit_learn_does(n_classes):
+    y = np.arange(22) % n_classes
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        LogisticRegression().fit(np.zeros((22, 1)), y)
+    expected = ["could represent a regression" in str(w.message) for w in caught]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        find_classes(y)
+    found = ["could represent a regression" in str(w.message) for w in caught]
+    assert found == expected

@@ -4,7 +4,7 @@ A tensor on the CPU and a NumPy array can share their memory, and what this pack
 computes between them is a few products and sums. NumPy does these better: a call takes
 less time than a call of torch, and calls are what a small batch costs; its BLAS reads a
 matrix from memory faster than torch's, and reading is what a large one costs. torch
-does the rest: every function of the logits, random numbers, and everything on an
+does the rest: functions of many logits, random numbers, and everything on an
 accelerator.
 
 The formulas stand once. They are written with operators in place (``a *= b``), which
@@ -86,7 +86,7 @@ class NumpyNamespace:
         """The matrix product for arrays of coefficients with so many axes.
 
         If the numbers of rows, features and outputs are given, one that BLAS computes
-        in one thread; but for outputs so many that it were slow.
+        in one thread, unless there are so many outputs that this would be slow.
         """
         product = np.ndarray.dot if n_axes < 3 else np.matmul
         if shape is None:

@@ -37,9 +37,8 @@ TURNS_BYTES = 2**25
 # ... in larger chunks: to hand over a turn may take as long as to copy 500 KB.
 TURN_BYTES = 2**21
 # A batch with more bytes of X is shared by several threads: for less, a step would wait
-# longer for the other threads than it takes. With CUDA it is no part of a graph, of
-# which one of fewer bytes shares the launch with others of its chunk; other devices
-# have no graphs.
+# longer for the other threads than it takes. On CUDA such a batch is not recorded;
+# smaller ones share one launch of a graph for each chunk. Other devices have no graphs.
 SHARED_BYTES = {"cpu": 2**23, "cuda": CHUNK_BYTES["cuda"] // 2}
 # It is copied in tasks of so many bytes.
 TASK_BYTES = 2**19

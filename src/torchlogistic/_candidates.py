@@ -85,7 +85,7 @@ class CandidateLoss:
 
     @staticmethod
     def few_rows(z: Array) -> int:
-        return 0  # which ``write_mean`` tells by all logits
+        return 0  # ``write_mean`` decides by the number of all logits
 
     def write_mean(self, block: Logits) -> None:
         if self._shape[1] == 1:

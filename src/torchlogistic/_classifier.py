@@ -59,7 +59,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
     Parameters
     ----------
     lr : float, default=0.1
-        Step size of the gradient optimizers; "lbfgs" and "newton" ignore it.
+        Step size of the gradient optimizers; "lbfgs" and "newton" ignore it. The
+        default suits "sgd" and "adagrad" on scaled features; 0.01 or less suits "adam",
+        "adamw" and "rmsprop".
 
     epochs : int, default=100
         Passes over the data; iterations of "lbfgs" and "newton". 0 leaves the initial
@@ -72,8 +74,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     optimizer : str or class, default="sgd"
         "sgd", "adam", "adamw", "rmsprop" and "adagrad" train in mini-batches, and so
-        does a subclass of ``torch.optim.Optimizer``. "lbfgs" and "newton" (Cholesky)
-        use all rows at once, start from zero and stop at ``tol``.
+        does a subclass of ``torch.optim.Optimizer``. "adamw" has torch's weight decay
+        of 0.01, on the intercept too. "lbfgs" and "newton" (Cholesky) use all rows at
+        once, start from zero and stop at ``tol``.
 
     momentum : float, default=0.0
         Of ``optimizer="sgd"``; the others ignore it. ("rmsprop" has one of its own in
@@ -107,7 +110,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     early_stopping : bool, default=False
         Stop after ``n_iter_no_change`` epochs that did not improve the validation loss
-        by ``tol``; keep the best epoch, as which the begin of a warm start counts too.
+        by ``tol``, and keep the coefficients of the best epoch; those that a warm start
+        begins with count as one.
 
     validation_fraction : float, default=0.1
         Stratified share of the rows that is held out when ``early_stopping=True`` and
@@ -135,10 +139,11 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     random_state : int, RandomState instance or None, default=None
         Decides the initial coefficients and the order of the rows. An int gives what a
-        plain PyTorch program gives after ``torch.manual_seed``; see
-        :doc:`/mathematics`. Global generators are neither read nor moved, but for None,
-        which draws a seed from NumPy's. "lbfgs" and "newton" start from zero and draw
-        only the rows that early stopping holds out.
+        plain PyTorch program gives that calls ``torch.manual_seed`` with it twice,
+        before it makes the model and before it trains; see :doc:`/mathematics`. Global
+        generators are neither read nor moved, but for None, which draws a seed from
+        NumPy's. "lbfgs" and "newton" start from zero and draw only the rows that early
+        stopping holds out.
 
     device : str or torch.device, default="auto"
         "auto" takes the accelerator that X is on, if X is a tensor on one, or CUDA, XPU
@@ -341,13 +346,15 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Warns
         -----
         sklearn.exceptions.ConvergenceWarning
-            If "lbfgs" or "newton" ended before they reached ``tol`` or at coefficients
-            that separate the classes without a penalty, and if after ten epochs, or
-            fewer that were stopped early, the loss is more than twice that of equal
-            probabilities for all classes, or after fewer a hundred times that.
+            If "lbfgs" or "newton" ended before they reached ``tol``, at coefficients
+            that separate the classes without a penalty, or where the gradient is small
+            only because of the scale of the features. Of any optimizer if the loss ends
+            at more than twice that of equal probabilities for all classes, after ten
+            epochs or an early stop; after fewer at a hundred times that.
         UserWarning
-            If no row of some class has a weight, or ``torch.optim.LBFGS`` without a
-            line search is to train in mini-batches.
+            If no row of some class has a weight, more than every second row has a class
+            of its own, the loss of X_val is far above that of X, or
+            ``torch.optim.LBFGS`` without a line search is to train in mini-batches.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
@@ -575,7 +582,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            ``classes_[decision_function(X) > 0]``, or the class of the greatest logit.
+            The second class where the logit is above zero, the first elsewhere; with
+            three or more the class of the greatest logit.
         """
         z = self.decision_function(X)
         return self.classes_[class_index(z)]
@@ -638,9 +646,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         """Return a fitted ``LogisticRegression`` that predicts the same.
 
         For tools that know scikit-learn's classes only: ONNX and PMML converters,
-        skops, explainers. Its parameters state the same objective, so that fitting it
-        to the same rows leads to the same minimum (a ``weight_decay`` among
-        ``optimizer_params`` is not in them).
+        skops, explainers. Its parameters state the same objective, for the rows that
+        were trained on: those that early stopping held out do not count. A
+        ``weight_decay`` of torch, which "adamw" has by default, is not part of it.
 
         Returns
         -------
@@ -713,7 +721,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         Raises
         ------
         ValueError
-            For a name that is none of a parameter.
+            For a name that is not that of a parameter.
         """
         of_callbacks = {k: v for k, v in params.items() if k.startswith("callbacks__")}
         super().set_params(**{k: params[k] for k in params if k not in of_callbacks})

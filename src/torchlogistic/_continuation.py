@@ -49,22 +49,20 @@ def optimizer_state(optimizer: Optimizer, arguments: dict[str, Any]) -> dict[str
 
 def restore_optimizer(
     optimizer: Optimizer, arguments: dict[str, Any], earlier: dict[str, Any]
-) -> bool:
+) -> None:
     """Take over what an optimizer of the same kind learned.
 
-    Returns whether it was of the same kind. Parameters that a callback froze stay
-    frozen in any case.
+    Parameters that a callback froze stay frozen in any case.
     """
     parameters = optimizer.param_groups[0]["params"]
     for parameter, frozen in zip(parameters, earlier["frozen"], strict=True):
         parameter.requires_grad_(not frozen)
     if earlier["optimizer"] != _name_of(type(optimizer)):
-        return False
+        return
     for parameter, state in zip(parameters, earlier["state"], strict=True):
         if state:
             optimizer.state[parameter] = _to_tensors(state, parameter)
     restore_group(optimizer, arguments, earlier)
-    return True
 
 
 def restore_group(

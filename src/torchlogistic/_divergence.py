@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,10 +75,11 @@ class Judge:
         scale = 1.0 if rows.weight is None else rows.weight.mean().item()
         return scale * self.objective.loss.null_value
 
-    @property
-    def sample(self) -> Rows:
-        """Some rows, spread over all, which will do for a judgement."""
-        return self.rows.every(-(-len(self.rows) // CHECKED_ROWS))
+    def loss_at(self, coef: Coefficients, rows: Rows) -> float:
+        """Mean loss of rows."""
+        block = view_block(rows)
+        self.objective.logits(block, coef)
+        return self.objective.mean_loss(block).item()
 
     def remedy(self, lr: float | None, *, longer: bool = False) -> str:
         """What to do: to scale features that are not, or to take shorter steps."""
@@ -87,7 +89,7 @@ class Judge:
             ends = torch.stack(torch.aminmax(rows.X))  # NaN, if any is
             if not ends.isfinite().all():  # scikit-learn was told not to look
                 return f"{name} has values that are not finite: impute or remove them."
-        size = self.sample.X.cpu().double().square().mean(dim=0).sqrt()
+        size = sample_of(self.rows).X.cpu().double().square().mean(dim=0).sqrt()
         scaled = bool((size <= SCALED).all())
         advice = []
         if self.mixes:
@@ -146,17 +148,15 @@ class Judge:
         """
         if not history:
             return
-        sample = self.sample
-        block = view_block(sample)
-        self.objective.logits(block, coef)
-        loss = self.objective.mean_loss(block).item()
-        null = self.null_loss(sample)
+        sample = sample_of(self.rows)
+        loss, null = self.loss_at(coef, sample), self.null_loss(sample)
         if not loss <= DIVERGED * null:
             at = f"after epoch {len(history)}"
-            rows = "1 row" if len(block) == 1 else f"{len(block)} rows"
+            rows = "1 row" if len(sample) == 1 else f"{len(sample)} rows"
             what = f"{at} the mean loss of {rows} was {loss:.3g}"
             raise self.divergence(what, lr)
         if loss <= SUSPECT * null:
+            self.check_held(coef, history)
             return
         worst, epoch = max((row["train_loss"], i + 1) for i, row in enumerate(history))
         if worst > EXPLODED * null:
@@ -165,10 +165,32 @@ class Judge:
         # Whether there was time enough. A solver without lr stops where it is done.
         begun = len(history) >= BEGUN or (stopped and lr is not None)
         clear = begun or loss > LOST * null
-        if clear and (self.whole or len(block) >= STREAMED_ROWS):
+        if clear and (self.whole or len(sample) >= STREAMED_ROWS):
             warn(
-                f"The mean loss at the end, of {len(block)} rows, is {loss:.3g}, above "
-                f"the {null:.3g} of equal probabilities for all classes. "
+                f"The mean loss at the end, of {len(sample)} rows, is {loss:.3g}, "
+                f"above the {null:.3g} of equal probabilities for all classes. "
                 f"{self.remedy(lr, longer=loss <= FAR * null and not stopped)}",
                 ConvergenceWarning,
             )
+
+    def check_held(self, coef: Coefficients, history: list[dict[str, Any]]) -> None:
+        """Warn of rows to validate on that are not like those to train on."""
+        if self.held is None:
+            return
+        far = FAR * self.null_loss(self.held)
+        least = min(row.get("valid_loss", math.inf) for row in history)
+        if not far < least < math.inf:
+            return
+        # Early stopping may have gone back to before the first epoch.
+        if self.loss_at(coef, sample_of(self.held)) > far:
+            warn(
+                f"The least mean loss of X_val, {least:.3g}, is far above that of "
+                "equal probabilities for all classes, and that of X is not. Transform "
+                "X_val as X: a Pipeline does so with transform_input=['X_val'].",
+                UserWarning,
+            )
+
+
+def sample_of(rows: Rows) -> Rows:
+    """Some rows, spread over all, which will do for a judgement."""
+    return rows.every(-(-len(rows) // CHECKED_ROWS))

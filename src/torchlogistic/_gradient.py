@@ -4,7 +4,7 @@ Both products of a gradient, ``X w`` and ``X' r``, read X. Done one after the ot
 all rows, each reads it from main memory. Here the rows are cut into pieces that stay
 in a core's cache from the first product to the second, and each thread has pieces of
 its own: X is read once, by all cores. The pieces are summed in groups that do not
-depend on the number of threads, and so does the result not.
+depend on the number of threads, so neither does the result.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Hessian:
     def parts(self, block: Block, *, serial: bool) -> list[Block]:
         """Rows that have sums of their own.
 
-        They do not depend on the number of threads, and so does their sum not.
+        They do not depend on the number of threads, so neither does their sum.
         """
         shared = serial and self.coef.values.numel() <= MAX_SHARED
         n_parts = PARTS if shared else 1

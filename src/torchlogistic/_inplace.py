@@ -22,8 +22,15 @@ from ._rows import Block
 
 # Settings of the optimizers that are numbers, or pairs of numbers; others are switches.
 NUMBERS = {
-    *("lr", "momentum", "dampening", "weight_decay", "betas", "eps", "alpha"),
-    *("lr_decay", "initial_accumulator_value"),
+    "lr",
+    "momentum",
+    "dampening",
+    "weight_decay",
+    "betas",
+    "eps",
+    "alpha",
+    "lr_decay",
+    "initial_accumulator_value",
 }
 
 Listener = Callable[[], None]
@@ -52,7 +59,7 @@ class Segment:
 
 
 class InPlaceStep:
-    """Update by a rule; abstract: a rule defines the six methods that follow.
+    """Update by a rule; abstract: a rule defines the methods that follow.
 
     The numbers of a rule stay the same for a fit, but for those that follow the number
     of steps or ``lr``. The attributes named in ``varying`` hold these: a recorded CUDA
@@ -112,8 +119,7 @@ class InPlaceStep:
         raise NotImplementedError
 
     def adjust(self, n_steps: int) -> None:
-        """Set the varying numbers for that step, if they follow the steps."""
-        raise NotImplementedError
+        """Set the varying numbers for that step; of a rule that ``follows_steps``."""
 
     def move(self, segment: Segment) -> None:
         """Update the values of a segment by its gradient, which may be overwritten."""

@@ -76,13 +76,17 @@ def find_classes(y: Labels, given: Labels | None = None) -> np.ndarray:
     ----------
     y : ndarray or Tensor of shape (n_rows,)
     given : ndarray or Tensor of shape (n_given,), optional
-        The labels before rows of weight zero were dropped. A class that went with them
-        is warned of.
+        The labels before rows of weight zero were dropped.
 
     Raises
     ------
     ValueError
         If there are fewer than two.
+
+    Warns
+    -----
+    UserWarning
+        If a class went, or more than every second row has a class of its own.
     """
     classes = sorted_labels(y)
     lost = []
@@ -93,6 +97,12 @@ def find_classes(y: Labels, given: Labels | None = None) -> np.ndarray:
         raise ValueError(
             f"This solver needs samples of at least 2 classes in the data, but the "
             f"data contains only one class: {classes.tolist()[0]!r}{reason}"
+        )
+    if len(y) > 20 and len(classes) > round(0.5 * len(y)):  # as scikit-learn's
+        warn(
+            f"y has {len(classes)} classes in {len(y)} rows: it could represent a "
+            "regression problem, not a classification problem.",
+            UserWarning,
         )
     if lost:
         warn(

@@ -41,9 +41,9 @@ from torch.nn import functional as F
 from ._arrays import SERIAL_ENTRIES, Array, as_array, namespace
 
 FEW_CLASSES = 8
-FEW_NUMBERS = 2**12  # of which a copy is made sooner than another call
-FEW_ROWS = 128  # that NumPy's logaddexp, one after the other, has before torch's calls
-# The same of SciPy's sigmoid. While X passes through the cache, nothing of torch stays
+FEW_NUMBERS = 2**12  # a copy of which takes less time than a second call
+FEW_ROWS = 128  # for which NumPy's logaddexp takes less time than torch's calls
+# The same for SciPy's sigmoid. While X passes through the cache, nothing of torch stays
 # there: its next call is for 20 microseconds a matter of memory.
 SIGMOID_ROWS = 4096
 LARGE = 80.0  # exponentials of larger logits, or their sums, may overflow in float32

@@ -2,8 +2,8 @@
 
 A step is closed-form: one product of the batch with the coefficients, the residual of
 the loss, one product of the transposed batch with it, and the update, all written into
-arrays that were allocated before the first epoch. No graph is recorded, nothing is
-copied to the host, and the loss of an epoch is computed from the logits it left behind.
+arrays that were allocated before the first epoch. Autograd has no part in it, nothing
+is copied to the host, and the loss of an epoch is computed from the logits it left.
 """
 
 from __future__ import annotations

@@ -456,7 +456,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             "batch_size_": self.batch_size,
             "_run": self._run_state(),
         }
-        if self._least["valid"] < math.inf:
+        if self.valid_rows is not None or self._least["valid"] < math.inf:
             valid = [row.get("valid_loss", math.nan) for row in history]
             attributes["validation_loss_curve_"] = valid
         return attributes

@@ -104,7 +104,7 @@ class QuickScorer:
     Raises
     ------
     NoShortCutError
-        If that is not a scorer, or these are no labels, for which there is one.
+        If the scorer has no counterpart here, or y has labels that are no classes.
     """
 
     def __init__(

@@ -332,8 +332,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     on its way. Small folds are trained side by side. With "lbfgs" and "newton" each
     candidate takes its own steps and stops on its own; those that differ in ``epochs``
     are one run. Transformers are fitted once for each fold. Other parameters cut the
-    grid into groups. What cannot be trained together is fitted one by one, without a
-    word; the notes below say what that is.
+    grid into groups. What cannot be trained together is fitted one by one, silently;
+    the notes below say what that is.
 
     Parameters
     ----------
@@ -391,8 +391,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     Notes
     -----
     With an int as ``random_state`` the coefficients of each candidate are those of a
-    fit of its own, but for the rounding of another order of the same sums. Steps that
-    are too long for unscaled features magnify it, as they do a last bit of X.
+    fit of its own up to rounding, as sums are taken in another order. Steps that are
+    too long for unscaled features magnify it, as they do a last bit of X.
 
     A candidate is fitted by itself, as by scikit-learn's search, if it has
 

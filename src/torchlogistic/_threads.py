@@ -236,7 +236,10 @@ def _failure_of(task: Task) -> BaseException | None:
 
 
 def _work(inbox: SimpleQueue[Task | None]) -> None:
-    """Run tasks until told to stop; refers to no team, which could not end else."""
+    """Run tasks until told to stop.
+
+    It refers to no team: one that a thread refers to would never be collected.
+    """
     with np.errstate(all="ignore"):  # a thread has settings of its own
         while (task := inbox.get()) is not None:
             task()

@@ -192,12 +192,14 @@ def check_features(
             "required, as in fit(X, y): batches are made of them, by batch_size."
         )
     _refuse_masked(X, "X", FILL)
-    if issparse(X):  # scikit-learn's message is of no use where a pipeline made it
-        raise TypeError(
+    # A DataFrame has the attribute ``sparse`` if all its columns are.
+    if issparse(X) or hasattr(X, "sparse"):
+        raise TypeError(  # scikit-learn's is of no use where a pipeline made X
             "Sparse data was passed, but dense data is required. If it fits in "
-            "memory, use .toarray(), or in a pipeline sparse_threshold=0 of a "
-            "ColumnTransformer and sparse_output=False of an encoder; else "
-            "LogisticRegression or SGDClassifier of scikit-learn."
+            "memory, use .toarray(), of a DataFrame .sparse.to_dense(), or in a "
+            "pipeline sparse_threshold=0 of a ColumnTransformer and "
+            "sparse_output=False of an encoder; else LogisticRegression or "
+            "SGDClassifier of scikit-learn."
         )
     if rows_stay(X, device, dtype):
         return _check_there(estimator, X, dtype, **kwargs)
