@@ -158,19 +158,19 @@ class NumpyNamespace:
         return np.vdot(a, b)
 
     @staticmethod
-    def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
-        """``total += factor * array``, with room for the product."""
-        np.multiply(array, factor, out=room)
-        total += room
+    def add_product(total: Array, array: Array, factor: Number, scratch: Array) -> None:
+        """``total += factor * array``, with memory for the product."""
+        np.multiply(array, factor, out=scratch)
+        total += scratch
 
     @staticmethod
     def accumulate(
-        total: Array, keep: Number, array: Array, factor: Number, room: Array
+        total: Array, keep: Number, array: Array, factor: Number, scratch: Array
     ) -> None:
-        """``total = keep * total + factor * array``, with room for a product."""
+        """``total = keep * total + factor * array``, with memory for a product."""
         total *= keep
-        np.multiply(array, factor, out=room)
-        total += room
+        np.multiply(array, factor, out=scratch)
+        total += scratch
 
     @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:
@@ -287,7 +287,7 @@ class TorchNamespace:
         return torch.sum(a * b, dtype=accumulator(a))
 
     @staticmethod
-    def add_product(total: Array, array: Array, factor: Number, room: Array) -> None:
+    def add_product(total: Array, array: Array, factor: Number, scratch: Array) -> None:
         # One kernel: on a device the number of them is what small batches cost.
         if isinstance(factor, Tensor):
             torch.addcmul(total, array, factor, out=total)
@@ -296,14 +296,14 @@ class TorchNamespace:
 
     @staticmethod
     def accumulate(
-        total: Array, keep: Number, array: Array, factor: Number, room: Array
+        total: Array, keep: Number, array: Array, factor: Number, scratch: Array
     ) -> None:
         plain = not (isinstance(keep, Tensor) or isinstance(factor, Tensor))
         if plain and factor == 1.0:
             torch.add(array, total, alpha=keep, out=total)
             return
         total *= keep
-        TorchNamespace.add_product(total, array, factor, room)
+        TorchNamespace.add_product(total, array, factor, scratch)
 
     @staticmethod
     def walk(start: Array, change: Array, step: float, out: Array) -> None:

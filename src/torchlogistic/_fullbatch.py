@@ -160,9 +160,9 @@ class FullBatch:
     def possible_fall(self, *, enough: float) -> float:
         """How far the objective would fall if the best of the weights moved alone.
 
-        At least: a row's loss bends by a quarter of the square of a feature at most,
-        with several logits, too [1]_. Where features are small the gradient is,
-        whatever there is to gain. The intercept moves along, so that the mean logit
+        At least: the curvature of a row's loss is a quarter of the square of a feature
+        at most, with several logits, too [1]_. Where features are small the gradient
+        is, whatever there is to gain. The intercept moves along, so that the mean logit
         stays where it is: features may be far from zero. All rows are looked at only if
         some of them say that it is ``enough``.
 
@@ -183,8 +183,8 @@ class FullBatch:
         slope = (abs(slope) - self.objective.l1 - rounding).clip(min=0)
         fall = 0.0
         for step in (few, 1):
-            bend = self._mean_squares(step, center) / 4 + self.objective.l2
-            falls = slope**2 / (2 * np.maximum(bend, SMALLEST))
+            curvature = self._mean_squares(step, center) / 4 + self.objective.l2
+            falls = slope**2 / (2 * np.maximum(curvature, SMALLEST))
             fall = float(falls.max(initial=0.0))
             if fall <= enough:
                 break

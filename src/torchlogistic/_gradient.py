@@ -269,5 +269,5 @@ class FullGradient:
                 values.mul_(as_tensor(rows.weight).view(-1))
             return values.sum(dtype=wide)
 
-        bend: float = self._sum(sums).item()
-        return bend
+        curvature: float = self._sum(sums).item()
+        return curvature

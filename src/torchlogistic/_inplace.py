@@ -142,8 +142,8 @@ class InPlaceStep:
 
     def add_decay(self, segment: Segment) -> None:
         """Add the weight decay to the gradient."""
-        room = segment.scratch
-        self.xp.add_product(segment.gradient, segment.values, self.weight_decay, room)
+        gradient, decay = segment.gradient, self.weight_decay
+        self.xp.add_product(gradient, segment.values, decay, segment.scratch)
 
     def number(self, value: Any) -> Number:
         """A number in the form that arrays of the coefficients take quickest."""
@@ -323,8 +323,8 @@ class InPlaceStep:
         self.move(segment)
         if self.l1:
             # The gradient is used up.
-            room = segment.weight_gradient
-            shrink(segment.weight, self.reach(segment), room, self.xp)
+            reach, scratch = self.reach(segment), segment.weight_gradient
+            shrink(segment.weight, reach, scratch, self.xp)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_made": None}  # no function is copied or pickled
@@ -348,11 +348,11 @@ def has_any(number: Any) -> bool:
     return bool(number.any() if isinstance(number, np.ndarray) else number)
 
 
-def shrink(weight: Array, threshold: Number, room: Array, xp: Namespace) -> None:
-    """Proximal step of the L1 norm, with room for as many numbers.
+def shrink(weight: Array, threshold: Number, scratch: Array, xp: Namespace) -> None:
+    """Proximal step of the L1 norm, with memory for as many numbers.
 
     The threshold is one number or, for rules that scale each coefficient, one each.
     """
     one_each = getattr(threshold, "ndim", 0) == weight.ndim
-    lowest = xp.negative(threshold, out=room) if one_each else -threshold
-    weight -= xp.clip(weight, lowest, threshold, out=room)
+    lowest = xp.negative(threshold, out=scratch) if one_each else -threshold
+    weight -= xp.clip(weight, lowest, threshold, out=scratch)

@@ -60,10 +60,10 @@ class Line:
     def model_step(self, slope: float) -> float:
         """The step to the minimum of the quadratic model, for a product with X."""
         self.change = self.full.project(self.coef, self.direction)
-        bend = self.full.curvature_along(self.change)
+        curvature = self.full.curvature_along(self.change)
         weight = self.direction[: self.coef.n_features]
-        bend += self.full.objective.l2 * float(self.coef.xp.inner(weight, weight))
-        return -slope / bend if bend > 0 and math.isfinite(bend) else 1.0
+        curvature += self.full.objective.l2 * float(self.coef.xp.inner(weight, weight))
+        return -slope / curvature if curvature > 0 and math.isfinite(curvature) else 1.0
 
     def move(self, step: float) -> None:
         values = self.coef.arrays.values
@@ -84,10 +84,10 @@ class Line:
             self.change = (self.full.block.z - self.start) / self.reached
         loss, slope = self.full.along(self.start, self.change, step)
         self.move(step)
-        bend = coef.xp.inner(coef.arrays.weight, self.direction[: coef.n_features])
-        bend = float(bend)
+        along = self.direction[: coef.n_features]
+        slope += objective.l2 * float(coef.xp.inner(coef.arrays.weight, along))
         value = loss + float(objective.penalty(coef))
-        return Point(step, value, slope + objective.l2 * bend, loss)
+        return Point(step, value, slope, loss)
 
 
 def has_fallen(origin: Point, point: Point, precision: float) -> bool:

@@ -84,10 +84,10 @@ class BinaryCrossEntropy:
         """Turn targets back into labels."""
         return _cast(y, torch.int64)
 
-    def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
+    def value(self, z: Tensor, y: Tensor, scratch: Tensor | None = None) -> Tensor:
         # As y is 0 or 1, softplus(z) - y * z is softplus of z or of -z, which loses no
         # digits to a difference. Beyond the threshold softplus(z) is z to the last bit.
-        return F.softplus(torch.addcmul(z, y, z, value=-2, out=room), threshold=40)
+        return F.softplus(torch.addcmul(z, y, z, value=-2, out=scratch), threshold=40)
 
     def mean(self, z: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.sigmoid(z, out=out)
@@ -171,7 +171,7 @@ class CategoricalCrossEntropy:
         numbers = np.arange(self.n_outputs, dtype=rows.dtype)
         return torch.from_numpy(np.einsum("ij,j->i", rows, numbers).astype(np.int64))
 
-    def value(self, z: Tensor, y: Tensor, room: Tensor | None = None) -> Tensor:
+    def value(self, z: Tensor, y: Tensor, scratch: Tensor | None = None) -> Tensor:
         # First the difference: most rows are on their side, where it rounds least.
         if not _by_numpy(z):
             return torch.logsumexp(z - (z * y).sum(dim=-1, keepdim=True), dim=-1)

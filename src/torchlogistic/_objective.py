@@ -285,8 +285,8 @@ class Objective:
 
     def add_l2(self, coef: Coefficients) -> None:
         """Add the gradient of the L2 penalty."""
-        _, _, weight, gradient, _, _, room = coef.arrays
-        coef.xp.add_product(gradient, weight, self.l2_factor, room)
+        _, _, weight, gradient, _, _, scratch = coef.arrays
+        coef.xp.add_product(gradient, weight, self.l2_factor, scratch)
 
     def loss_sum(self, block: Block, each: Each = map) -> Tensor:
         """Sum of the weighted losses at the logits that stand in the block: ().

@@ -47,7 +47,7 @@ def minimise_quadratic(
     # Vectors stay on the host: between two products there are dozens of small steps.
     matrix = as_array(H)
     slope, u, bound = (t.cpu().numpy() for t in (gradient, start, l1))
-    missed, room = np.inf, FEWEST
+    missed, max_joining = np.inf, FEWEST
     for _ in range(MAX_CHANGES):
         sign, free = np.sign(u), (u != 0) | (bound == 0)
         pull = slope + bound * sign
@@ -55,7 +55,7 @@ def minimise_quadratic(
         joining = np.empty(0, int)
         if worst <= tol or worst > missed / 2:  # the minimum, or as near as it gets
             excess = np.where(free, 0.0, np.abs(slope) - bound)
-            joining = np.argsort(-excess)[:room]
+            joining = np.argsort(-excess)[:max_joining]
             joining = joining[excess[joining] > tol]
             if not len(joining):
                 break
@@ -72,26 +72,30 @@ def minimise_quadratic(
         if flipped.any():
             steps = [_walk(u, change, slope, bound, change @ _times(matrix, change))]
             steps.append(np.where(flipped, -u, change))
-        bends = [_times(matrix, step) for step in steps]
+        products = [_times(matrix, step) for step in steps]
         falls = [
-            slope @ step + bend @ step / 2 + bound @ (np.abs(u + step) - np.abs(u))
-            for step, bend in zip(steps, bends, strict=True)
+            slope @ step + product @ step / 2 + bound @ (np.abs(u + step) - np.abs(u))
+            for step, product in zip(steps, products, strict=True)
         ]
         best = int(np.argmin(falls))
         if not falls[best] < 0:
             if len(joining) < 2:
                 break  # rounding hides what is left
-            room, missed = 1, 0.0
+            max_joining, missed = 1, 0.0
             continue
-        u, slope = u + steps[best], slope + bends[best]
-        room = max(FEWEST, int(free.sum()))
+        u, slope = u + steps[best], slope + products[best]
+        max_joining = max(FEWEST, int(free.sum()))
         unchanged = not len(joining) and not flipped.any()
         missed = worst if unchanged else np.inf
     return torch.from_numpy(u).to(H.device)
 
 
 def _walk(
-    u: np.ndarray, change: np.ndarray, slope: np.ndarray, l1: np.ndarray, bend: float
+    u: np.ndarray,
+    change: np.ndarray,
+    slope: np.ndarray,
+    l1: np.ndarray,
+    curvature: float,
 ) -> np.ndarray:
     """The step to the exact minimum along ``u + t * change``; zero if that leads up.
 
@@ -108,13 +112,13 @@ def _walk(
     order = np.argsort(at)
     crossing, at = crossing[order], at[order]
     before = rise + np.append(speed.dtype.type(0), np.cumsum(2 * speed[crossing]))
-    turned = np.flatnonzero(before[1:] + bend * at >= 0)
+    turned = np.flatnonzero(before[1:] + curvature * at >= 0)
     end = turned[0] if len(turned) else len(at)
-    if len(turned) and before[end] + bend * at[end] < 0:
+    if len(turned) and before[end] + curvature * at[end] < 0:
         step = at[end] * change
         step[crossing[end]] = -u[crossing[end]]
         return step
-    return (-before[end] / bend if bend > 0 else 1.0) * change
+    return (-before[end] / curvature if curvature > 0 else 1.0) * change
 
 
 def _solve(H: Array, free: np.ndarray, right: np.ndarray) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from ._arrays import Number
 from ._inplace import InPlaceStep, Segment, has_any
 
 
-def lasting(momentum: Any) -> Any:
+def geometric_sum(momentum: Any) -> Any:
     """The sum of all powers of a momentum: how far it takes what goes on for ever."""
     if np.ndim(momentum) == 0:
         return math.inf if momentum == 1 else 1 / (1 - momentum)
@@ -46,7 +46,7 @@ class SGDStep(InPlaceStep):
         self.set_weight_decay(group["weight_decay"])
         self.stretch: Any = 1.0
         if self.has_momentum:
-            self.stretch = (1 - group["dampening"]) * lasting(group["momentum"])
+            self.stretch = (1 - group["dampening"]) * geometric_sum(group["momentum"])
             if self.nesterov:
                 self.stretch = 1 + group["momentum"] * self.stretch
         self.stretch = self.penalised(self.stretch)
@@ -57,7 +57,7 @@ class SGDStep(InPlaceStep):
 
     def move(self, segment: Segment) -> None:
         gradient = direction = segment.gradient
-        values, room = segment.values, segment.scratch
+        values, scratch = segment.values, segment.scratch
         if self.decays:
             self.add_decay(segment)
         if self.has_momentum:
@@ -66,9 +66,9 @@ class SGDStep(InPlaceStep):
                 velocity[...] = direction
             else:
                 keep, gain = self.momentum, self.gain
-                self.xp.accumulate(velocity, keep, direction, gain, room)
+                self.xp.accumulate(velocity, keep, direction, gain, scratch)
             if self.nesterov:
-                self.xp.add_product(direction, velocity, self.momentum, room)
+                self.xp.add_product(direction, velocity, self.momentum, scratch)
             else:
                 gradient = velocity
         self.xp.multiply(gradient, self.lr, out=direction)
@@ -168,7 +168,7 @@ class RMSpropStep(InPlaceStep):
         self.momentum = self.number(group["momentum"])
         self.centered = group["centered"]
         self.set_weight_decay(group["weight_decay"])
-        stretch = lasting(group["momentum"]) if self.has_momentum else 1.0
+        stretch = geometric_sum(group["momentum"]) if self.has_momentum else 1.0
         self.stretch = self.penalised(stretch)
         self.length = self.number(self.numbers(1)[1])
 
