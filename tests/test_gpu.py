@@ -143,6 +143,19 @@ def test_graphs_equal_single_steps(optimizer, n_classes, l1_ratio, monkeypatch):
     assert_close(graphed, fit(data, **settings), 1e-12)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_graphs_of_each_device():
+    data = make_data()
+    grid = {"lr": [0.01, 0.1]}
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        clf = fit(data, device, batch_size=64)
+        search = BatchedGridSearchCV(clf, grid, cv=2).fit(*data)
+        found.append((clf.coef_, search.best_estimator_.coef_))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 @every_rule
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("fit_intercept", [True, False])

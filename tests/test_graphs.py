@@ -5,6 +5,7 @@ the same operations on the same memory with the same Python numbers.
 """
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchlogistic import _arrays, _batches, _candidates, _minibatch
+from torchlogistic import _arrays, _batches, _candidates, _graphs, _minibatch
 from torchlogistic._batches import Batches
 from torchlogistic._candidates import CandidateRun, Settings
+from torchlogistic._graphs import find_recorder
 from torchlogistic._loss import make_loss
 from torchlogistic._minibatch import MiniBatch
 from torchlogistic._objective import Objective, allocate_coefficients
@@ -335,3 +337,43 @@ def test_candidates(cls, arguments, n_classes, l1, monkeypatch):
     # As above: chunks of 30 and 30 rows, and one of 15 and 18.
     assert recorder.n_recordings == 2
     assert recorder.n_launches == 4 * 3 - 2
+
+
+class FakeCuda:
+    """Stands in for ``torch.cuda``; knows on which device a graph was recorded."""
+
+    def __init__(self):
+        self.current = 0
+        self.recorded = []
+
+    @contextmanager
+    def device(self, device):
+        before, self.current = self.current, device.index
+        yield
+        self.current = before
+
+    def current_device(self):
+        return self.current
+
+    def Stream(self, index):
+        return index
+
+    class CUDAGraph:
+        def replay(self):
+            pass
+
+    @contextmanager
+    def graph(self, graph, *, stream, capture_error_mode):
+        self.recorded.append((stream, self.current))
+        yield
+
+
+def test_graphs_are_recorded_on_their_device(monkeypatch):
+    """Whichever was the first of the process, or is the current one."""
+    cuda = FakeCuda()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    _graphs.capture_stream.cache_clear()
+    for index in (0, 1, 1, 0):
+        find_recorder(torch.device("cuda", index)).record(lambda: None)()
+    _graphs.capture_stream.cache_clear()
+    assert cuda.recorded == [(0, 0), (1, 1), (1, 1), (0, 0)]

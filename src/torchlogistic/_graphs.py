@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,15 +49,19 @@ class CudaRecorder:
     def record(self, function: Launch) -> Launch:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self.device):
-            # By default all recordings of a process share one stream, which is on the
-            # device that was current at the first.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = capture_stream(torch.cuda.current_device())
             # Other threads of the program may go on using their devices.
             with torch.cuda.graph(
                 graph, stream=stream, capture_error_mode="thread_local"
             ):
                 function()
         return graph.replay
+
+
+@cache  # torch's own is on the device of the first recording, for all of a process
+def capture_stream(index: int) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]
 
 
 def find_recorder(device: torch.device) -> Recorder | None:
