@@ -24,7 +24,7 @@ from ._callbacks import (
     sklearn_callbacks,
 )
 from ._isolation import undisturbed
-from ._labels import check_given_classes, check_known_labels, find_classes
+from ._labels import check_given_classes, check_known_labels
 from ._module import linear_module
 from ._prediction import (
     class_index,
@@ -36,6 +36,7 @@ from ._solvers import SOLVERS, check_class
 from ._tensors import to_host
 from ._training import Task, train
 from ._validation import (
+    check_all_rows,
     check_device,
     check_dtype,
     check_features,
@@ -418,12 +419,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         device = check_device(self.device, X)
         dtype = check_dtype(self.dtype, device)
         continued = self.warm_start and hasattr(self, "coef_")
-        rows = check_training_rows(
+        rows, classes = check_all_rows(
             self, X, y, sample_weight, dtype, device=device, reset=not continued
         )
-        labels = rows.y
-        rows = drop_weightless(rows)
-        classes = find_classes(rows.y, labels)
         if continued:
             if not np.array_equal(classes, self.classes_):
                 raise ValueError(

@@ -15,7 +15,6 @@ from sklearn.base import clone
 from ._classifier import TorchLogisticClassifier
 from ._continuation import epoch_record
 from ._divergence import Judge
-from ._labels import find_classes
 from ._loss import Loss
 from ._objective import Coefficients, Objective
 from ._rows import Rows
@@ -23,13 +22,13 @@ from ._solvers import find_solver
 from ._training import facts_of
 from ._validation import (
     Encoded,
+    check_all_rows,
     check_device,
     check_dtype,
     check_seed,
-    check_training_rows,
     hold_out,
 )
-from ._weighting import Weighting, drop_weightless
+from ._weighting import Weighting
 
 Outcome = TorchLogisticClassifier | Exception
 Advance = Callable[[float], None]  # hears how many more fits are done
@@ -73,10 +72,7 @@ def prepare(clf: TorchLogisticClassifier, fold: Fold) -> Prepared:
     """Validate a fold as the classifier's fit would, on the host."""
     clf = clone(clf)
     dtype = check_dtype(clf.dtype, check_device(clf.device))
-    rows = check_training_rows(clf, fold.X, fold.y, fold.sample_weight, dtype)
-    given = rows.y
-    rows = drop_weightless(rows)
-    classes = find_classes(rows.y, given)
+    rows, classes = check_all_rows(clf, fold.X, fold.y, fold.sample_weight, dtype)
     seen = {k: v for k, v in vars(clf).items() if k.endswith("_")}
     encoded, held = rows.encoded(classes), None
     if clf.early_stopping:

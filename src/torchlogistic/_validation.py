@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,14 @@ from sklearn.utils.validation import (
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ._labels import Labels, check_labels, check_one_type, check_same_kind, encode
+from ._labels import (
+    Labels,
+    check_labels,
+    check_one_type,
+    check_same_kind,
+    encode,
+    find_classes,
+)
 from ._loss import Loss
 from ._rows import Rows
 from ._tensors import (
@@ -45,9 +52,7 @@ from ._tensors import (
 from ._threads import Team
 from ._transfer import Transfer, fits
 from ._warnings import warn
-
-if TYPE_CHECKING:
-    from ._weighting import Weighting
+from ._weighting import Weighting, drop_weightless
 
 # Targets, logits, residuals, and what is computed of them, each of n_rows x n_outputs.
 TRAINING_VECTORS = 8
@@ -311,6 +316,20 @@ def check_training_rows(
     if sample_weight is not None:
         sample_weight = check_weight(sample_weight, X, "sample_weight")
     return Labelled(X, y, sample_weight)
+
+
+def check_all_rows(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    dtype: Any,
+    **kwargs: Any,
+) -> tuple[Labelled, np.ndarray]:
+    """The same for all rows there are: without those of weight zero; their classes."""
+    given = check_training_rows(estimator, X, y, sample_weight, dtype, **kwargs)
+    rows = drop_weightless(given)
+    return rows, find_classes(rows.y, given.y)
 
 
 def check_weight(sample_weight: Any, X: np.ndarray | Tensor, name: str) -> np.ndarray:
