@@ -45,7 +45,7 @@ from skorch.callbacks import (
     Unfreezer,
 )
 
-from torchlogistic import TorchLogisticClassifier, _batches
+from torchlogistic import TorchLogisticClassifier, _batches, _checkpoints
 
 X, Y = make_moons(60, noise=0.3, random_state=0)  # batches of 16, 16, 16 and 12
 X_VAL, Y_VAL = make_moons(40, noise=0.3, random_state=1)
@@ -1086,6 +1086,18 @@ def test_a_checkpoint_is_there_from_its_epoch_on(event_name, tmp_path):
     fit(epochs=3, callbacks=[checkpoint, Look()])
     expected = [fit(epochs=n).coef_ for n in (1, 2)]
     np.testing.assert_array_equal(np.stack(found), expected)
+
+
+def test_a_checkpoint_without_room_for_a_copy(tmp_path, monkeypatch):
+    def copyfile(source, target):
+        Path(target).touch()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(_checkpoints.shutil, "copyfile", copyfile)
+    checkpoint = Checkpoint(dirname=str(tmp_path), monitor=None)
+    with pytest.warns(UserWarning, match="could not be copied: No space left"):
+        fit(epochs=2, callbacks=[checkpoint])
+    assert {path.name for path in tmp_path.iterdir()} == CHECKPOINT_FILES
 
 
 # Events of batches

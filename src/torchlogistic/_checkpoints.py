@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,13 @@ class PrivateFolder:
             return
         for name in os.listdir(self.path):
             copy = f"{self.path}-{name}"
-            shutil.copyfile(os.path.join(self.path, name), copy)
-            os.replace(copy, os.path.join(self.target, name))  # whole, or not at all
+            try:
+                shutil.copyfile(os.path.join(self.path, name), copy)
+                os.replace(copy, os.path.join(self.target, name))  # whole, or not
+            except OSError as error:  # when the fit ends it is tried once more
+                warn(f"Checkpoint {name} could not be copied: {error}", UserWarning)
+                with suppress(OSError):
+                    os.remove(copy)
 
 
 @contextmanager
