@@ -17,6 +17,7 @@ from sklearn.exceptions import (
     DataConversionWarning,
     NotFittedError,
 )
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from sklearn.utils.fixes import parse_version
 from skorch.callbacks import InputShapeSetter
@@ -289,7 +290,7 @@ PARAMETERS = {
         class_weight="equal",
     ),
     "class_weight of another class": case_of(
-        r"the classes \[1\] are not in it", class_weight={0: 1, 7: 1}
+        r"no weight for the classes \[1\], but .*: \[7\]$", class_weight={0: 1, 7: 1}
     ),
     "class_weight of text": case_of(
         "class_weight={0: 'a', 1: 1}: could not convert string to float",
@@ -638,14 +639,37 @@ def test_values_to_validate_on_that_nobody_looked_at():
 @pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
 def test_rows_to_validate_on_that_were_not_scaled(optimizer):
     rows, labels = CANCER
-    held = {"X_val": rows, "y_val": labels}
-    clf = make(optimizer=optimizer, alpha=0.01, epochs=100)
-    match = r"^The least mean loss of X_val, .* is far above that .*\['X_val'\]\.$"
-    with pytest.warns(UserWarning, match=match):
-        clf.fit(scale(rows), labels, **held)
-    clf.fit(scale(rows), labels, X_val=scale(rows), y_val=labels)  # and none here
-    noise = np.random.default_rng(0).permutation(labels)
-    clf.fit(scale(rows), labels, X_val=scale(rows), y_val=noise)
+    clf = make(optimizer=optimizer, alpha=0.01, epochs=50, warm_start=True)
+    match = r"^The mean loss of X_val is \d.*far from those of X.*\['X_val'\]\.$"
+    clf.fit(scale(rows), labels, X_val=scale(rows), y_val=labels)  # none here
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=match):
+            clf.fit(scale(rows), labels, X_val=rows, y_val=labels)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_rows_to_validate_on_of_which_nothing_was_learned(held_out):
+    """They are like those of X: scaling them is not what helps."""
+    rng = np.random.default_rng(0)
+    rows, labels = 3 * rng.normal(size=(120, 5000)), rng.integers(2, size=120)
+    if held_out:
+        make(epochs=5, early_stopping=True).fit(rows, labels)
+    else:
+        held = {"X_val": rows[60:], "y_val": labels[60:]}
+        clf = make(epochs=5).fit(rows[:60], labels[:60], **held)
+        assert min(clf.validation_loss_curve_) > 7
+
+
+def test_values_that_were_held_out_and_nobody_looked_at():
+    rows, index = X.copy(), np.arange(len(X))
+    _, held = train_test_split(index, test_size=0.1, stratify=y, random_state=0)
+    rows[held[0], 1] = np.nan
+    match = "validation loss became nan.* X has values that are not finite"
+    with (
+        sklearn.config_context(assume_finite=True),
+        pytest.raises(ValueError, match=match),
+    ):
+        make(early_stopping=True).fit(rows, y)
 
 
 def test_divergence_without_a_step_size():

@@ -142,13 +142,6 @@ class RecordBatches(Record):
         self.hear("on_batch_end")
 
 
-class Mark(Callback):
-    """Adds to the records of batches."""
-
-    def on_batch_end(self, net, **kwargs):
-        net.history.record_batch("marked", True)
-
-
 class NoOp(Callback):
     """Listens to batches, so that their events are sent."""
 
@@ -1018,13 +1011,12 @@ class TestLoadBestOfARunInParts:
         assert_same_fit(clf, fit(validation=True))
 
     def test_records_of_batches_stay(self, tmp_path):
-        """Those of epochs in which a callback added to them, and no others."""
+        """Those of epochs in which a callback listened to them, and no others."""
         clf = self.start(None, epochs=1)
-        listener, bar = GradientNormClipping(9.0), ProgressBar("count")
-        for callbacks in ([Mark()], [listener, NoOp()], [Mark(), bar]):
+        for callbacks in ([NoOp()], [NoOp(), ProgressBar("count")]):
             clf.set_params(callbacks=callbacks).fit(X, Y, **VALIDATION)
         n_batches = [len(row.get("batches", ())) for row in clf.history_]
-        assert n_batches == [0, N_BATCHES + 1, 0, N_BATCHES + 1]
+        assert n_batches == [0, N_BATCHES + 1, N_BATCHES + 1]
 
 
 def never_best(net):
@@ -1069,8 +1061,9 @@ def test_interrupted_fit_leaves_its_checkpoints_and_no_private_folder(error, tmp
     np.testing.assert_array_equal(state["linear.weight"], fit(epochs=2).coef_)
 
 
+@pytest.mark.parametrize("load_best", [False, True])
 @pytest.mark.parametrize("event_name", ["event_cp", None])
-def test_a_checkpoint_is_there_from_its_epoch_on(event_name, tmp_path):
+def test_a_checkpoint_is_there_from_its_epoch_on(event_name, load_best, tmp_path):
     """As soon as it is saved: a process that is killed cannot move files."""
     found = []
 
@@ -1082,10 +1075,29 @@ def test_a_checkpoint_is_there_from_its_epoch_on(event_name, tmp_path):
                 state = torch.load(tmp_path / "params.pt", weights_only=True)
                 found.append(state["linear.weight"])
 
-    checkpoint = Checkpoint(dirname=str(tmp_path), monitor=None, event_name=event_name)
-    fit(epochs=3, callbacks=[checkpoint, Look()])
+    params = {"monitor": None, "event_name": event_name, "load_best": load_best}
+    checkpoint = Checkpoint(dirname=str(tmp_path), **params)
+    # Of the same name for its event, as skorch gives it; it saves nothing.
+    other = Checkpoint(never_best, dirname=str(tmp_path / "other"))
+    fit(epochs=3, callbacks=[checkpoint, other, Look()])
     expected = [fit(epochs=n).coef_ for n in (1, 2)]
     np.testing.assert_array_equal(np.stack(found), expected)
+
+
+@pytest.mark.parametrize("load_best", [False, True])
+def test_a_checkpoint_is_published_once(load_best, tmp_path):
+    """Those of earlier epochs, which the user may have moved, do not come again."""
+
+    class Remove(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            for path in tmp_path.glob("params_*"):
+                path.unlink()
+
+    names = {"f_params": "params_{last_epoch[epoch]}.pt", "monitor": "valid_loss_best"}
+    checkpoint = Checkpoint(dirname=str(tmp_path), load_best=load_best, **names)
+    fit(epochs=4, validation=True, callbacks=[checkpoint, Remove()])
+    assert [path.name for path in tmp_path.glob("params_*")] == ["params_4.pt"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".fit-")]
 
 
 def test_a_checkpoint_without_room_for_a_copy(tmp_path, monkeypatch):
@@ -1094,9 +1106,11 @@ def test_a_checkpoint_without_room_for_a_copy(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(_checkpoints.shutil, "copyfile", copyfile)
-    checkpoint = Checkpoint(dirname=str(tmp_path), monitor=None)
-    with pytest.warns(UserWarning, match="could not be copied: No space left"):
-        fit(epochs=2, callbacks=[checkpoint])
+    checkpoint = Checkpoint(
+        monitor="valid_loss_best", load_best=True, dirname=str(tmp_path)
+    )
+    with pytest.warns(UserWarning, match="could not be published: No space left"):
+        fit(epochs=2, validation=True, callbacks=[checkpoint])
     assert {path.name for path in tmp_path.iterdir()} == CHECKPOINT_FILES
 
 
@@ -1146,7 +1160,7 @@ def test_events_of_batches_change_no_bit(
     weight = np.random.default_rng(0).uniform(0.5, 2, len(rows)) if weighted else None
     held = {"X_val": rows[:20], "y_val": labels[:20]}
     silent = classifier(**params).fit(rows, labels, weight, **held)
-    heard = classifier(**params, callbacks=[Mark()]).fit(rows, labels, weight, **held)
+    heard = classifier(**params, callbacks=[NoOp()]).fit(rows, labels, weight, **held)
     assert_same_fit(silent, heard)
     assert "batches" not in silent.history_[0]
     assert len(heard.history_[0]["batches"]) > 1

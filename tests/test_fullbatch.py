@@ -291,6 +291,9 @@ def test_warns_of_a_class_that_is_separated_from_all_others(optimizer, fit_inter
     # Without it, or with a penalty, there is an optimum, and no warning.
     classifier(optimizer, tol=1e-4).fit(X[others], names[others])
     clf.set_params(alpha=1e-3).fit(X, names)
+    # Nor is a class separated whose rows do not count.
+    weight = {"setosa": 0, "versicolor": 1, "virginica": 1}
+    classifier(optimizer, tol=1e-4, class_weight=weight).fit(X, names)
 
 
 @over_optimizers

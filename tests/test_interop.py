@@ -1060,6 +1060,15 @@ class TestPartialFit:
         clf = make().partial_fit(X, y, classes=[0, 1]).set_params(**params)
         with pytest.raises(ValueError, match=f"The {next(iter(params))!r} parameter"):
             clf.partial_fit(X, y)
+        clf = make().partial_fit(X, y, classes=[0, 1]).set_params(tol=-1.0)
+        with sklearn.config_context(skip_parameter_validation=True):
+            clf.partial_fit(X, y)
+
+    def test_classes_in_an_array_of_objects(self):
+        classes = np.array([0, 1], dtype=object)
+        assert_same_run(
+            make().partial_fit(X, y, classes), make().partial_fit(X, y, [0, 1])
+        )
 
     @pytest.mark.parametrize("data", [(X, y), (X3, y3)], ids=["binary", "multinomial"])
     @pytest.mark.parametrize(
@@ -1123,7 +1132,7 @@ class TestPartialFit:
                 r"^classes must be a list .* of two or more labels, but is \[0\]$",
             ),
             (y, [0, 1, np.nan], "^Input classes contains NaN"),
-            (y, [0, 1, 2.5], "Unknown label type: continuous"),
+            (y, [0, 1, 2.5], r"classes must be labels, not numbers .* 1\.0, 2\.5\]$"),
             (y, [0, "1"], "^classes mixes labels of types int and str"),
         ],
     )

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from torchlogistic._labels import check_labels, encode, find_classes, sorted_labels
+from torchlogistic import TorchLogisticClassifier
+from torchlogistic._labels import check_labels, encode, sorted_labels
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,18 @@ def test_many_classes_of_few_rows_are_labels():
 
 
 @pytest.mark.parametrize("n_classes", [2, 11, 12, 22])
-def test_what_could_be_a_regression_is_warned_of_where_scikit_learn_does(n_classes):
-    y = np.arange(22) % n_classes
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        LogisticRegression().fit(np.zeros((22, 1)), y)
-    expected = ["could represent a regression" in str(w.message) for w in caught]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        find_classes(y)
-    found = ["could represent a regression" in str(w.message) for w in caught]
-    assert found == expected
+@pytest.mark.parametrize("dtype", [int, float, str, object])
+def test_what_could_be_a_regression_is_warned_of_where_scikit_learn_does(
+    n_classes, dtype
+):
+    """Once, whichever labels."""
+    y = (np.arange(22) % n_classes).astype(str if dtype is object else dtype)
+    y = y.astype(dtype)
+    found = []
+    for clf in (LogisticRegression(), TorchLogisticClassifier(epochs=1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            clf.fit(np.zeros((22, 1)), y)
+        messages = [str(warning.message) for warning in caught]
+        found.append(sum("regression problem" in message for message in messages))
+    assert found[0] == found[1] == (n_classes > 11)

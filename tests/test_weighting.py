@@ -81,6 +81,13 @@ class TestClassWeight:
         ordered = {i: weight[label] for i, label in enumerate(clf.classes_.tolist())}
         codes = np.searchsorted(clf.classes_, names[Y])
         assert_same_run(clf, make(class_weight=ordered).fit(X, codes))
+        clf.to_sklearn().fit(X, names[Y])
+
+    def test_numbers_as_keys_of_labels_that_look_like_them(self):
+        """As scikit-learn 1.9 has it."""
+        weight = {0: 1.0, 1: 5.0, 2: 2.0}
+        found = make(class_weight=weight).fit(X, Y.astype(str))
+        assert_same_run(found, make(class_weight=weight).fit(X, Y))
 
     def test_a_label_that_does_not_occur(self):
         clf = make(class_weight={0: 1.0, 1: 2.0, 2: 3.0, 7: 9.0}).fit(X, Y)

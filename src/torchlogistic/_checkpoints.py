@@ -1,4 +1,7 @@
-"""Files of skorch's checkpoints: each fit has its own, whole ones at any moment."""
+"""Files of skorch's checkpoints.
+
+Fits that run at the same time do not mix theirs, and each file is complete.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,8 @@ from skorch.history import History
 
 from ._warnings import warn
 
-PRIVATE = ".fit-"
+PRIVATE = ".fit-"  # the names of folders and copies that nobody else has
+PUBLISHED = 0  # when a file was written that has been copied since
 
 
 class PrivateFolder:
@@ -39,26 +43,36 @@ class PrivateFolder:
     def __exit__(self, *error: object) -> None:
         self.checkpoint.dirname = self.target
         for name in os.listdir(self.path):
-            os.replace(os.path.join(self.path, name), os.path.join(self.target, name))
+            source = os.path.join(self.path, name)
+            if self._is_new(name):
+                os.replace(source, os.path.join(self.target, name))
+            else:
+                os.remove(source)
         os.rmdir(self.path)
 
-    def publish(self, history: History) -> None:
-        """Copy what was saved in the last epoch to where the user wants it.
+    def publish(self) -> None:
+        """Bring what was saved to where the user wants it, each file in one step.
 
         A process that is killed leaves it there.
         """
-        event = self.checkpoint.event_name
-        if event is not None and not history[-1].get(event):
-            return
         for name in os.listdir(self.path):
-            copy = f"{self.path}-{name}"
+            if not self._is_new(name):
+                continue
+            source, target = (os.path.join(d, name) for d in (self.path, self.target))
             try:
-                shutil.copyfile(os.path.join(self.path, name), copy)
-                os.replace(copy, os.path.join(self.target, name))  # whole, or not
+                if self.checkpoint.load_best:  # at the end, from the files of this fit
+                    copy = os.path.join(self.path, PRIVATE + name)
+                    shutil.copyfile(source, copy)
+                    os.replace(copy, target)
+                    os.utime(source, ns=(PUBLISHED, PUBLISHED))
+                else:
+                    os.replace(source, target)
             except OSError as error:  # when the fit ends it is tried once more
-                warn(f"Checkpoint {name} could not be copied: {error}", UserWarning)
-                with suppress(OSError):
-                    os.remove(copy)
+                warn(f"Checkpoint {name} could not be published: {error}", UserWarning)
+
+    def _is_new(self, name: str) -> bool:
+        written = os.stat(os.path.join(self.path, name)).st_mtime_ns
+        return written != PUBLISHED and not name.startswith(PRIVATE)
 
 
 @contextmanager

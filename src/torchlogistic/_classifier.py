@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -46,7 +47,7 @@ from ._validation import (
     check_validation_rows,
     hold_out,
 )
-from ._weighting import drop_weightless
+from ._weighting import drop_weightless, scikit_learn_key
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -353,9 +354,10 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             at more than twice that of equal probabilities for all classes, after ten
             epochs or an early stop; after fewer at a hundred times that.
         UserWarning
-            If no row of some class has a weight, more than every second row has a class
-            of its own, the loss of X_val is far above that of X, or
-            ``torch.optim.LBFGS`` without a line search is to train in mini-batches.
+            If no row of some class has a weight, if there are more than half as many
+            classes as rows, if ``torch.optim.LBFGS`` without a line search is to train
+            in mini-batches, or if the loss of X_val stays above ten times that of equal
+            probabilities and its features are far from those of X.
         """
         with self._unchanged_on_failure(), undisturbed():
             return self._fit(X, y, sample_weight, X_val, y_val, sample_weight_val)
@@ -373,7 +375,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return True
 
     @available_if(_takes_rows_in_parts)
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> Self:
@@ -435,14 +437,16 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
             self, X_val, y_val, sample_weight_val, classes, rows.dtype, device
         )
         held = None if given is None else given.encoded(classes)
+        held_out = held is None and self.early_stopping
         # No other name for what is not trained on: it may be a copy of X.
         rows = rows.encoded(classes)
-        if held is None and self.early_stopping:
+        if held_out:
             rows, held = hold_out(rows, classes, self.validation_fraction, seed)
 
         task = Task(
             rows=rows,
             held=held,
+            held_out=held_out,
             classes=classes,
             device=device,
             seed=seed,
@@ -453,8 +457,8 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
 
     def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
         continued = hasattr(self, "coef_")
-        if continued:  # scikit-learn does so on the first call only
-            self._validate_params()
+        if continued and not get_config()["skip_parameter_validation"]:
+            self._validate_params()  # scikit-learn does so on the first call only
         if "balanced" in (self.class_weight, self.pos_weight):
             raise ValueError(
                 "'balanced' weights need all rows and partial_fit sees some: compute "
@@ -663,8 +667,9 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         if run["pos_weight"] != 1.0:
             weight = np.array([1.0, run["pos_weight"]])
         if weight is not None:
-            labels = self.classes_.tolist()
-            params["class_weight"] = dict(zip(labels, weight.tolist(), strict=True))
+            weights = dict(zip(self.classes_.tolist(), weight.tolist(), strict=True))
+            by_key = {scikit_learn_key(label): w for label, w in weights.items()}
+            params["class_weight"] = by_key | weights
         if alpha and run["l1_ratio"]:
             params.update(l1_ratio=run["l1_ratio"], solver="saga")
             if LogisticRegression().penalty == "l2":  # scikit-learn < 1.8

@@ -80,7 +80,7 @@ def warn_if_short(
 
 
 def find_separated(solver: FullBatch, classes: np.ndarray) -> str | None:
-    """The classes that coefficients separate from each other, in words."""
+    """What the coefficients separate, in words; None if nothing."""
     if solver.separated:
         return "the classes"
     index = solver.separated_class

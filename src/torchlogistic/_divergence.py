@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,8 @@ class Judge:
     rows : Rows
     held : Rows, optional
         Rows to validate on.
+    held_out : bool
+        Whether these were taken from the rows that ``fit`` got.
     whole : bool
         Whether ``rows`` are all there are, and not a part of a stream.
     mixes : bool
@@ -54,6 +56,7 @@ class Judge:
     objective: Objective
     rows: Rows
     held: Rows | None = None
+    held_out: bool = False
     whole: bool = True
     mixes: bool = False
 
@@ -83,7 +86,8 @@ class Judge:
 
     def remedy(self, lr: float | None, *, longer: bool = False) -> str:
         """What to do: to scale features that are not, or to take shorter steps."""
-        for name, rows in ("X", self.rows), ("X_val", self.held):
+        held = "X" if self.held_out else "X_val"
+        for name, rows in ("X", self.rows), (held, self.held):
             if rows is None:
                 continue
             ends = torch.stack(torch.aminmax(rows.X))  # NaN, if any is
@@ -156,7 +160,6 @@ class Judge:
             what = f"{at} the mean loss of {rows} was {loss:.3g}"
             raise self.divergence(what, lr)
         if loss <= SUSPECT * null:
-            self.check_held(coef, history)
             return
         worst, epoch = max((row["train_loss"], i + 1) for i, row in enumerate(history))
         if worst > EXPLODED * null:
@@ -173,22 +176,36 @@ class Judge:
                 ConvergenceWarning,
             )
 
-    def check_held(self, coef: Coefficients, history: list[dict[str, Any]]) -> None:
-        """Warn of rows to validate on that are not like those to train on."""
-        if self.held is None:
+    def check_held(self, coef: Coefficients, losses: Sequence[float | None]) -> None:
+        """Warn of rows to validate on whose features are not like those of X.
+
+        Parameters
+        ----------
+        coef : Coefficients
+        losses : list of float
+            Of these rows after each epoch; None for an epoch that has none.
+        """
+        known = [loss for loss in losses if loss is not None]
+        if self.held is None or self.held_out or not known:
             return
-        far = FAR * self.null_loss(self.held)
-        least = min(row.get("valid_loss", math.inf) for row in history)
-        if not far < least < math.inf:
-            return
+        far, held = FAR * self.null_loss(self.held), sample_of(self.held)
         # Early stopping may have gone back to before the first epoch.
-        if self.loss_at(coef, sample_of(self.held)) > far:
-            warn(
-                f"The least mean loss of X_val, {least:.3g}, is far above that of "
-                "equal probabilities for all classes, and that of X is not. Transform "
-                "X_val as X: a Pipeline does so with transform_input=['X_val'].",
-                UserWarning,
-            )
+        if min(known) > far and self.loss_at(coef, held) > far:
+            if are_apart(held, sample_of(self.rows)):
+                warn(
+                    f"The mean loss of X_val is {min(known):.3g} or more, far above "
+                    "that of equal probabilities for all classes, and its features "
+                    "are far from those of X. Transform X_val as X: a Pipeline does "
+                    "so with transform_input=['X_val'].",
+                    UserWarning,
+                )
+
+
+def are_apart(rows: Rows, others: Rows) -> bool:
+    """Whether some feature is many standard deviations of others from their mean."""
+    X, Z = (some.X.cpu().double() for some in (rows, others))
+    distance = (X - Z.mean(dim=0)).square().mean(dim=0).sqrt()
+    return bool((distance > SCALED * Z.std(dim=0, correction=0)).any())
 
 
 def sample_of(rows: Rows) -> Rows:

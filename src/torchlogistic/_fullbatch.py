@@ -112,6 +112,7 @@ class FullBatch:
             apart = inside > outside
         else:
             apart = (inside > 0) & (outside < 0)
+        apart &= y.any(0)  # a class may have no rows that weigh anything
         found = apart.nonzero().flatten().tolist()
         return found[0] if found else None
 
@@ -158,12 +159,12 @@ class FullBatch:
         return point.step > 0 and self._idle < self.patience
 
     def possible_fall(self, *, enough: float) -> float:
-        """How far the objective would fall if the best of the weights moved alone.
+        """How far the objective would fall if one weight moved, the best of them.
 
-        At least: the curvature of a row's loss is a quarter of the square of a feature
-        at most, with several logits, too [1]_. Where features are small the gradient
-        is, whatever there is to gain. The intercept moves along, so that the mean logit
-        stays where it is: features may be far from zero. All rows are looked at only if
+        With it the intercept moves, so that the mean logit stays where it is. At least:
+        the curvature of a row's loss is a quarter of the square of a feature at most,
+        with several logits, too [1]_. Where features are small, or far from zero, the
+        gradient is small, whatever there is to gain. All rows are looked at only if
         some of them say that it is ``enough``.
 
         References
@@ -177,13 +178,16 @@ class FullBatch:
         slope = _on_host(coef.arrays.weight_gradient).T
         center = np.zeros(coef.n_features)
         if coef.fit_intercept and not coef.frozen[1]:
-            center = _on_host(self.block.X[::few, : coef.n_features]).mean(axis=0)
+            sample = as_tensor(self.block.X[::few, : coef.n_features]).cpu().numpy()
+            center = sample.mean(axis=0, dtype=np.float64)
             slope = slope - _on_host(coef.arrays.intercept_gradient).T * center
         rounding = self.precision * abs(center)
         slope = (abs(slope) - self.objective.l1 - rounding).clip(min=0)
-        fall = 0.0
+        fall, l2 = 0.0, self.objective.l2
+        if (slope**2).max(initial=0.0) <= 2 * l2 * enough:
+            return fall  # the curvature is no less than l2
         for step in (few, 1):
-            curvature = self._mean_squares(step, center) / 4 + self.objective.l2
+            curvature = self._mean_squares(step, center) / 4 + l2
             falls = slope**2 / (2 * np.maximum(curvature, SMALLEST))
             fall = float(falls.max(initial=0.0))
             if fall <= enough:

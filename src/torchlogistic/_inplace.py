@@ -119,7 +119,8 @@ class InPlaceStep:
         raise NotImplementedError
 
     def adjust(self, n_steps: int) -> None:
-        """Set the varying numbers for that step; of a rule that ``follows_steps``."""
+        """Set the varying numbers for that step; for a rule that ``follows_steps``."""
+        raise NotImplementedError
 
     def move(self, segment: Segment) -> None:
         """Update the values of a segment by its gradient, which may be overwritten."""

@@ -98,7 +98,9 @@ def find_classes(y: Labels, given: Labels | None = None) -> np.ndarray:
             f"This solver needs samples of at least 2 classes in the data, but the "
             f"data contains only one class: {classes.tolist()[0]!r}{reason}"
         )
-    if len(y) > 20 and len(classes) > round(0.5 * len(y)):  # as scikit-learn's
+    # scikit-learn warns of it where ``check_labels`` asks it.
+    seen = isinstance(y, np.ndarray) and y.dtype.kind not in "iub"
+    if not seen and len(y) > 20 and len(classes) > round(0.5 * len(y)):
         warn(
             f"y has {len(classes)} classes in {len(y)} rows: it could represent a "
             "regression problem, not a classification problem.",
@@ -119,13 +121,17 @@ def check_given_classes(classes: Any, y: Labels) -> np.ndarray:
         raise ValueError("classes must be passed on the first call to partial_fit.")
     check_one_type(classes, "classes")
     given = np.asarray(classes)
+    check_one_type(given, "classes")
     if given.ndim != 1 or len(found := np.unique(given)) < 2:
         raise ValueError(
             "classes must be a list or 1-D array of two or more labels, but is "
             f"{classes!r}"
         )
     assert_all_finite(given, input_name="classes")
-    check_labels(found)
+    if given.dtype.kind == "f" and np.any(found != np.round(found)):
+        raise ValueError(
+            f"classes must be labels, not numbers on a scale: {found.tolist()}"
+        )
     check_known_labels(y, found)
     return found
 

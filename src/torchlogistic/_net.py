@@ -49,10 +49,6 @@ from ._stream import RandomStream
 from ._threads import Team
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
-# What the history has of each batch; callbacks may add to it.
-RECORDED = {
-    f"{p}_{what}" for p in ("train", "valid") for what in ("loss", "batch_size")
-}
 
 
 class QuickHistory(History):
@@ -99,6 +95,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         Its tolerance.
     whole : bool, default=True
         Whether the rows are all there are, and not a part of a stream.
+    held_out : bool, default=False
+        Whether the rows to validate on were taken from those that ``fit`` got.
     **kwargs
         Of :class:`skorch.NeuralNet`; ``batch_size`` is a number.
     """
@@ -117,6 +115,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         full_batch: type[FullBatch] | None,
         tol: float,
         whole: bool = True,
+        held_out: bool = False,
         **kwargs: Any,
     ) -> None:
         history = QuickHistory()
@@ -146,7 +145,9 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         self._earlier: list[dict[str, Any]] = []
         self._earlier_losses: list[float] = []
         self._n_rows = len(train_rows)
-        self.judge = Judge(objective, train_rows, valid_rows, whole=whole)
+        self.judge = Judge(
+            objective, train_rows, valid_rows, held_out=held_out, whole=whole
+        )
 
     # Construction
 
@@ -280,6 +281,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             self.judge.check_end(
                 self.coef, self.history_, self._rate(), stopped=stopped
             )
+            losses = [row.get("valid_loss") for row in self.history_[len(history) :]]
+            self.judge.check_held(self.coef, losses)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of all callbacks.
@@ -304,7 +307,7 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
                     raise
                 asked = True
         for folder in self._folders:
-            folder.publish(self.history_)
+            folder.publish()
         if asked:  # skorch looks closely at each attribute that is set
             self.asked_to_stop = True
         if asked or self.solver_.done:
@@ -462,9 +465,10 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
         return attributes
 
     def _kept_of(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An epoch without its batches, unless a callback added to their records."""
-        added = set().union(*row.get("batches", ())) - RECORDED
-        return {k: v for k, v in row.items() if k != "batches" or added}
+        """An epoch without its batches, unless a callback listens to them."""
+        if self._hears_training and any(row.get("batches", ())):
+            return dict(row)
+        return {name: row[name] for name in row if name != "batches"}
 
     def _run_state(self) -> dict[str, Any]:
         """What it takes to continue the run exactly, and what else is known of it."""

@@ -38,6 +38,8 @@ class Task:
     continued : bool
         Whether to start where the estimator's last fit ended.
     epochs : int
+    held_out : bool
+        Whether the rows to validate on were taken from those that ``fit`` got.
     whole : bool
         Whether the rows are all there are; see :class:`._weighting.Weighting`.
     watchers : list of skorch.callbacks.Callback
@@ -51,6 +53,7 @@ class Task:
     seed: int
     continued: bool
     epochs: int
+    held_out: bool = False
     whole: bool = True
     watchers: list[Callback] = field(default_factory=list)
 
@@ -144,6 +147,7 @@ def make_net(estimator: Any, task: Task) -> LogisticNet:
         full_batch=solver.full_batch,
         tol=estimator.tol,
         whole=task.whole,
+        held_out=task.held_out,
         optimizer=solver.torch_class,
         lr=estimator.lr,
         max_epochs=task.epochs,

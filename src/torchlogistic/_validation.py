@@ -197,8 +197,8 @@ def check_features(
             "required, as in fit(X, y): batches are made of them, by batch_size."
         )
     _refuse_masked(X, "X", FILL)
-    # A DataFrame has the attribute ``sparse`` if all its columns are.
-    if issparse(X) or hasattr(X, "sparse"):
+    # A DataFrame has the attribute ``sparse`` if no column is not.
+    if issparse(X) or (hasattr(X, "sparse") and X.shape[1]):
         raise TypeError(  # scikit-learn's is of no use where a pipeline made X
             "Sparse data was passed, but dense data is required. If it fits in "
             "memory, use .toarray(), of a DataFrame .sparse.to_dense(), or in a "

@@ -134,21 +134,24 @@ def _class_weight(
     """Weights of the classes, (n_classes,), if there are any."""
     if class_weight is None:
         return None
-    if isinstance(
-        class_weight, str
-    ):  # "balanced", over weighted rows, as scikit-learn >= 1.7
+    if isinstance(class_weight, str):
+        # "balanced", over weighted rows, as scikit-learn >= 1.7
         counts = np.bincount(rows.y, weights=rows.sample_weight, minlength=len(classes))
         balanced: np.ndarray = counts.sum() / (len(classes) * counts)
         return balanced
-    # As scikit-learn's compute_class_weight, which takes "1" for a number.
-    missing = [label not in class_weight for label in classes]
-    if any(missing) and len(classes) - sum(missing) < len(class_weight):
+    keys = [
+        label if label in class_weight else scikit_learn_key(label) for label in classes
+    ]
+    missing = [key not in class_weight for key in keys]
+    superfluous = [key for key in class_weight if key not in keys]
+    if any(missing) and superfluous:
         raise ValueError(
-            f"class_weight={class_weight}: the classes {classes[missing].tolist()} are "
-            "not in it, but others that y does not have"
+            f"class_weight={class_weight} has no weight for the classes "
+            f"{classes[missing].tolist()}, but has keys that are no classes: "
+            f"{superfluous}"
         )
     try:
-        weight = np.array([float(class_weight.get(label, 1)) for label in classes])
+        weight = np.array([float(class_weight.get(key, 1)) for key in keys])
     except (TypeError, ValueError) as error:  # does not name the parameter
         raise ValueError(f"class_weight={class_weight}: {error}") from error
     if not (weight >= 0).all() or not np.isfinite(weight).all():
@@ -162,3 +165,11 @@ def _class_weight(
             "classes need a weight above zero"
         )
     return weight
+
+
+def scikit_learn_key(label: Any) -> int | str:
+    """What ``compute_class_weight`` of scikit-learn 1.9 looks a label up by."""
+    try:
+        return int(label)
+    except ValueError:
+        return str(label)
