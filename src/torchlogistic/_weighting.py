@@ -143,7 +143,8 @@ def _class_weight(
         label if label in class_weight else scikit_learn_key(label) for label in classes
     ]
     missing = [key not in class_weight for key in keys]
-    superfluous = [key for key in class_weight if key not in keys]
+    known = set(keys)
+    superfluous = [key for key in class_weight if key not in known]
     if any(missing) and superfluous:
         raise ValueError(
             f"class_weight={class_weight} has no weight for the classes "
