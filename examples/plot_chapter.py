@@ -173,7 +173,7 @@ for rows, labels, marker, name in (
     plane.scatter(*rows.T, c=COLORS[labels], marker=marker, ec="white", label=name)
 plane.set(xlabel="$x_1$", ylabel="$x_2$", title="Probability of the positive class")
 classes = [Patch(color=c, label=n) for c, n in zip(COLORS, CLASSES, strict=True)]
-plane.legend(handles=[*plane.collections[-2:], *classes], loc="lower left")
+plane.legend(handles=[*plane.collections[-2:], *classes], loc="upper left")
 for handle in plane.get_legend().legend_handles[:2]:
     handle.set_facecolor("grey")
 figure.colorbar(surface.surface_, ax=plane, ticks=[0, 0.25, 0.5, 0.75, 1])
@@ -203,7 +203,9 @@ for ax, threshold in zip(axes, (0.3, 0.5, 0.7), strict=True):
     height[order] += np.resize([-0.2, 0.0, 0.2], len(order))
     ax.axhline(0, color="black", lw=1)
     ax.axvline(threshold, color="black", ls="--", lw=1)
-    ax.scatter(probabilities, height, c=COLORS[y_val], ec=COLORS[predicted], lw=2, s=45)
+    ax.scatter(
+        probabilities, height, c=COLORS[y_val], ec=COLORS[predicted], lw=2.5, s=80
+    )
     (tn, fp), (fn, tp) = confusion_matrix(y_val, predicted)
     for x, y_text, text in (
         (-0.1, 0.4, f"TN {tn}"),
@@ -219,7 +221,7 @@ for ax, threshold in zip(axes, (0.3, 0.5, 0.7), strict=True):
 axes[-1].set_xlabel("probability of the positive class")
 figure.legend(
     handles=[
-        Line2D([], [], ls="", marker="o", mfc=fill, mec=edge, mew=2, label=text)
+        Line2D([], [], ls="", marker="o", mfc=fill, mec=edge, mew=2.5, ms=9, label=text)
         for fill, edge, text in (
             (COLORS[0], COLORS[0], "negative, predicted so"),
             (COLORS[0], COLORS[1], "negative, predicted positive"),
