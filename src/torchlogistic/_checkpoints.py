@@ -82,11 +82,11 @@ def guarded_checkpoints(
     """Let fits that run at the same time keep their checkpoints apart.
 
     For the time of a fit a Checkpoint or TrainEndCheckpoint writes to a folder of its
-    own inside its folder. Yields these folders; when the fit ends, however it ends,
-    their files move to where the user wants them, each in one step. A file that could
-    not be written is a warning, where skorch is silent. Epochs from before the callback
-    was added are marked as not saved, since skorch counts the marks to find the last
-    one that was.
+    own inside its folder. Yields these folders, to be published after each epoch; when
+    the fit ends, however it ends, what is new in them is published, too. A file that
+    could not be written is a warning, where skorch is silent. Epochs from before the
+    callback was added are marked as not saved, since skorch counts the marks to find
+    the last one that was.
     """
     folders = []
     with ExitStack() as stack:

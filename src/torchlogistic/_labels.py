@@ -86,7 +86,7 @@ def find_classes(y: Labels, given: Labels | None = None) -> np.ndarray:
     Warns
     -----
     UserWarning
-        If a class went, or more than every second row has a class of its own.
+        If a class went, or there are more than half as many classes as rows.
     """
     classes = sorted_labels(y)
     lost = []
