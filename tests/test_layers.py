@@ -34,7 +34,7 @@ GROUPS = [
         "_isolation",
         "_prediction",
     ],
-    ["_validation", "_net"],
+    ["_validation", "_net", "_conversion"],
     ["_training"],
     ["_classifier"],
     ["_folds", "_scoring"],

@@ -37,7 +37,7 @@ from skorch.history import History
 
 from torchlogistic import TorchLogisticClassifier
 from torchlogistic._callbacks import hears_batches, hears_training
-from torchlogistic._net import QuickHistory
+from torchlogistic._module import QuickHistory
 
 X, Y = make_moons(60, noise=0.3, random_state=0)
 X3, Y3 = make_blobs(60, centers=3, cluster_std=4.0, random_state=0)

@@ -24,6 +24,7 @@ from ._callbacks import (
     replace_callback,
     sklearn_callbacks,
 )
+from ._conversion import to_logistic_regression
 from ._isolation import undisturbed
 from ._labels import check_given_classes, check_known_labels
 from ._module import linear_module
@@ -47,7 +48,7 @@ from ._validation import (
     check_validation_rows,
     hold_out,
 )
-from ._weighting import drop_weightless, scikit_learn_key
+from ._weighting import drop_weightless
 
 
 class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
@@ -375,6 +376,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         return True
 
     @available_if(_takes_rows_in_parts)
+    # False, or the method could not see whether the user skips validation.
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
@@ -657,32 +659,7 @@ class TorchLogisticClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimat
         model : sklearn.linear_model.LogisticRegression
         """
         check_is_fitted(self, "coef_")
-        run = self._run
-        alpha = run["alpha"] * run["weight_sum"]
-        params: dict[str, Any] = {
-            "C": 1 / alpha if alpha else np.inf,
-            "fit_intercept": run["fit_intercept"],
-        }
-        weight = run["class_weight"]
-        if run["pos_weight"] != 1.0:
-            weight = np.array([1.0, run["pos_weight"]])
-        if weight is not None:
-            weights = dict(zip(self.classes_.tolist(), weight.tolist(), strict=True))
-            by_key = {scikit_learn_key(label): w for label, w in weights.items()}
-            params["class_weight"] = by_key | weights
-        if alpha and run["l1_ratio"]:
-            params.update(l1_ratio=run["l1_ratio"], solver="saga")
-            if LogisticRegression().penalty == "l2":  # scikit-learn < 1.8
-                params["penalty"] = "elasticnet"
-        model = LogisticRegression(**params)
-        model.coef_ = np.array(self.coef_, dtype=np.float64)
-        model.intercept_ = np.array(self.intercept_, dtype=np.float64)
-        model.classes_ = self.classes_.copy()
-        model.n_iter_ = np.array([self.n_iter_], dtype=np.int32)
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_.copy()
-        return model
+        return to_logistic_regression(self)
 
     # Parameters of callbacks
 

@@ -188,17 +188,20 @@ class Judge:
         known = [loss for loss in losses if loss is not None]
         if self.held is None or self.held_out or not known:
             return
-        far, held = FAR * self.null_loss(self.held), sample_of(self.held)
+        least, far = min(known), FAR * self.null_loss(self.held)
+        if least <= far:
+            return
+        held = sample_of(self.held)
         # Early stopping may have gone back to before the first epoch.
-        if min(known) > far and self.loss_at(coef, held) > far:
-            if are_apart(held, sample_of(self.rows)):
-                warn(
-                    f"The mean loss of X_val is {min(known):.3g} or more, far above "
-                    "that of equal probabilities for all classes, and its features "
-                    "are far from those of X. Transform X_val as X: a Pipeline does "
-                    "so with transform_input=['X_val'].",
-                    UserWarning,
-                )
+        still = self.loss_at(coef, held) > far
+        if still and are_apart(held, sample_of(self.rows)):
+            warn(
+                f"The mean loss of X_val is {least:.3g} or more, far above that of "
+                "equal probabilities for all classes, and its features are far from "
+                "those of X. Transform X_val as X: a Pipeline does so with "
+                "transform_input=['X_val'].",
+                UserWarning,
+            )
 
 
 def are_apart(rows: Rows, others: Rows) -> bool:

@@ -16,7 +16,6 @@ import skorch
 import torch
 from sklearn.base import ClassifierMixin
 from skorch.callbacks import Callback, EpochTimer, PrintLog
-from skorch.history import History
 from skorch.utils import to_numpy
 from torch import Tensor, nn
 
@@ -41,7 +40,7 @@ from ._divergence import Judge
 from ._fullbatch import FullBatch
 from ._gradient import write_logits
 from ._minibatch import MiniBatch
-from ._module import RowsDataset, linear_module
+from ._module import QuickHistory, RowsDataset, linear_module
 from ._objective import Coefficients, Objective
 from ._rows import Block, Rows, view_block
 from ._steps import make_optimizer
@@ -49,13 +48,6 @@ from ._stream import RandomStream
 from ._threads import Team
 
 FORWARD_ENTRIES = 2**24  # of X that a prediction takes to the device at a time
-
-
-class QuickHistory(History):
-    """skorch's history; taking one row out of it does not copy all of them."""
-
-    def __getitem__(self, i: Any) -> Any:
-        return list.__getitem__(self, i) if type(i) is int else super().__getitem__(i)
 
 
 def is_binary(coef: Coefficients) -> bool:
@@ -281,8 +273,8 @@ class LogisticNet(ClassifierMixin, skorch.NeuralNet):
             self.judge.check_end(
                 self.coef, self.history_, self._rate(), stopped=stopped
             )
-            losses = [row.get("valid_loss") for row in self.history_[len(history) :]]
-            self.judge.check_held(self.coef, losses)
+            new = islice(self.history_, len(history), None)
+            self.judge.check_held(self.coef, [row.get("valid_loss") for row in new])
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of all callbacks.
